@@ -1,0 +1,68 @@
+//! Physical memory: one arena that all tests share, each taking ranges of its own.
+#![expect(unsafe_code, reason = "hands out pointers into the arena")]
+
+use crate::addr::{Pa, PaRange};
+use core::ptr::NonNull;
+use std::alloc::{Layout, alloc_zeroed};
+use std::sync::{Mutex, OnceLock};
+
+/// The physical address of the arena's first byte.
+const BASE: u64 = 0x1_0000_0000;
+/// The size of the arena in bytes; only what is touched takes the host's memory.
+const SIZE: u64 = 16 << 30;
+
+struct Arena(NonNull<u8>);
+
+// SAFETY: the arena is memory that is never freed; who may touch which frame of it is what the code under test decides.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+fn arena() -> NonNull<u8> {
+    static ARENA: OnceLock<Arena> = OnceLock::new();
+    ARENA
+        .get_or_init(|| {
+            let layout = Layout::from_size_align(SIZE as usize, 2 << 20).expect("a constant layout");
+            // SAFETY: the layout's size is not zero.
+            let start = unsafe { alloc_zeroed(layout) };
+            Arena(NonNull::new(start).expect("the host has address space for the arena"))
+        })
+        .0
+}
+
+/// Takes `bytes` of physical memory, aligned to `align` bytes, that no other test has.
+pub fn take(bytes: u64, align: u64) -> PaRange {
+    static NEXT: Mutex<u64> = Mutex::new(BASE);
+    let mut next = NEXT.lock().expect("no test panics while it takes memory");
+    let start = next.next_multiple_of(align);
+    assert!(start + bytes <= BASE + SIZE, "the arena is used up: enlarge SIZE");
+    *next = start + bytes;
+    Pa::new(start)..Pa::new(start + bytes)
+}
+
+/// Returns where EL2 reaches the byte at `pa` of a frame that the hypervisor owns.
+pub fn pointer(pa: Pa) -> NonNull<u8> {
+    let offset = pa.as_u64().checked_sub(BASE).filter(|&offset| offset < SIZE).expect("an address in the arena");
+    // SAFETY: the offset is within the arena.
+    unsafe { arena().add(offset as usize) }
+}
+
+/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer`].
+pub fn map_hypervisor(_range: PaRange) {}
+
+/// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.
+///
+/// # Safety
+///
+/// The bytes are valid for writes and nobody else accesses them.
+pub unsafe fn zero(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { start.write_bytes(0, bytes) }
+}
+
+/// Cleans the data cache to the point of coherency for `bytes` bytes from `start`.
+///
+/// # Safety
+///
+/// The bytes are mapped.
+pub unsafe fn clean_to_poc(_start: NonNull<u8>, _bytes: usize) {}

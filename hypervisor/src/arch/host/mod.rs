@@ -1,0 +1,11 @@
+//! The host twin of the machine: an arena for physical memory, a thread for each CPU, a log of TLB
+//! maintenance.
+
+pub mod barrier;
+pub mod cpu;
+pub mod memory;
+pub mod tlb;
+pub mod window;
+mod features;
+
+pub use features::{Features, features};

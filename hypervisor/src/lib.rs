@@ -1,0 +1,8 @@
+//! Sluice: a type-1 hypervisor for AArch64 whose trade is memory.
+#![cfg_attr(target_os = "none", no_std)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod arch;
+pub mod mem;

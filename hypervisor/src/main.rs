@@ -1,0 +1,7 @@
+//! The program for the machine.
+#![no_std]
+#![no_main]
+#[panic_handler]
+fn p(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

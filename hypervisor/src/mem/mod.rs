@@ -1,0 +1,5 @@
+//! Frames: who owns each, which are free, and how one that left a table becomes free again.
+
+mod order;
+
+pub use order::Order;

@@ -1,0 +1,1 @@
+//! The host side: runs QEMU, drives the monitor, holds the models and checkers.
