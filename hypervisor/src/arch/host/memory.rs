@@ -22,7 +22,8 @@ fn arena() -> NonNull<u8> {
     static ARENA: OnceLock<Arena> = OnceLock::new();
     ARENA
         .get_or_init(|| {
-            let layout = Layout::from_size_align(SIZE as usize, 2 << 20).expect("a constant layout");
+            let layout =
+                Layout::from_size_align(SIZE as usize, 2 << 20).expect("a constant layout");
             // SAFETY: the layout's size is not zero.
             let start = unsafe { alloc_zeroed(layout) };
             Arena(NonNull::new(start).expect("the host has address space for the arena"))
@@ -42,7 +43,11 @@ pub fn take(bytes: u64, align: u64) -> PaRange {
 
 /// Returns where EL2 reaches the byte at `pa` of a frame that the hypervisor owns.
 pub fn pointer(pa: Pa) -> NonNull<u8> {
-    let offset = pa.as_u64().checked_sub(BASE).filter(|&offset| offset < SIZE).expect("an address in the arena");
+    let offset = pa
+        .as_u64()
+        .checked_sub(BASE)
+        .filter(|&offset| offset < SIZE)
+        .expect("an address in the arena");
     // SAFETY: the offset is within the arena.
     unsafe { arena().add(offset as usize) }
 }

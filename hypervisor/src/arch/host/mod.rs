@@ -3,9 +3,9 @@
 
 pub mod barrier;
 pub mod cpu;
+mod features;
 pub mod memory;
 pub mod tlb;
 pub mod window;
-mod features;
 
 pub use features::{Features, features};
