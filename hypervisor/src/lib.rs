@@ -5,4 +5,10 @@ extern crate alloc;
 
 pub mod addr;
 pub mod arch;
+#[cfg(target_os = "none")]
+pub mod boot;
+#[cfg(target_os = "none")]
+pub mod heap;
 pub mod mem;
+#[cfg(target_os = "none")]
+pub mod panic;

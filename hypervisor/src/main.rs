@@ -1,7 +1,5 @@
-//! The program for the machine.
+//! The program for the machine: the library, which `arch::boot` enters.
 #![no_std]
 #![no_main]
-#[panic_handler]
-fn p(_: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
+
+use sluice as _;

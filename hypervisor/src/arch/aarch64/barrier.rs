@@ -1,0 +1,27 @@
+//! Barriers.
+
+use aarch64_cpu::asm::barrier;
+
+/// Waits until earlier stores are visible to the table walkers of all CPUs.
+#[inline(always)]
+pub fn dsb_ishst() {
+    barrier::dsb(barrier::ISHST);
+}
+
+/// Waits until earlier accesses and TLB maintenance have completed on all CPUs.
+#[inline(always)]
+pub fn dsb_ish() {
+    barrier::dsb(barrier::ISH);
+}
+
+/// Discards what was fetched under the old context.
+#[inline(always)]
+pub fn isb() {
+    barrier::isb(barrier::SY);
+}
+
+/// Orders all earlier accesses before all later ones, for all CPUs.
+#[inline(always)]
+pub fn dmb_ish() {
+    barrier::dmb(barrier::ISH);
+}

@@ -1,0 +1,211 @@
+//! The physical CPUs and what each keeps for itself.
+#![expect(unsafe_code, reason = "reads TPIDR_EL2 and starts CPUs")]
+
+use aarch64_cpu::asm;
+use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
+use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The largest number of CPUs.
+pub const MAX_CPUS: usize = 16;
+/// The size of a CPU's stack in bytes; the page below it is not mapped.
+pub const STACK_SIZE: usize = 28 << 10;
+const EMERGENCY_STACK_SIZE: usize = 4 << 10;
+
+/// A physical CPU's number, 0 to [`MAX_CPUS`] - 1, in the order in which they are listed in the
+/// device tree.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(u8);
+
+impl CpuId {
+    /// Makes a CPU number; `None` where there cannot be such a CPU.
+    pub const fn new(index: usize) -> Option<Self> {
+        if index < MAX_CPUS { Some(Self(index as u8)) } else { None }
+    }
+
+    /// Returns the number as an index into an array of [`MAX_CPUS`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A stack, under a page that is not mapped: running off its end is a fault and no corruption.
+#[repr(C, align(4096))]
+pub struct Stack {
+    /// Left out of EL2's stage 1.
+    pub guard: [u8; 4096],
+    bytes: UnsafeCell<[u8; STACK_SIZE]>,
+}
+
+// SAFETY: only the CPU that it belongs to uses a stack, through its stack pointer.
+unsafe impl Sync for Stack {}
+
+/// The stacks, one a CPU. CPU 0's serves from the first instruction.
+pub static STACKS: [Stack; MAX_CPUS] =
+    [const { Stack { guard: [0; 4096], bytes: UnsafeCell::new([0; STACK_SIZE]) } }; MAX_CPUS];
+
+#[repr(C, align(16))]
+struct EmergencyStack(UnsafeCell<[u8; EMERGENCY_STACK_SIZE]>);
+
+/// What one CPU keeps for itself, found through TPIDR_EL2.
+#[repr(C)]
+pub struct PerCpu {
+    id: CpuId,
+    emergency_stack_top: Cell<*const u8>,
+    emergency_stack: EmergencyStack,
+    /// How many window slots are in use.
+    pub(super) window_depth: Cell<usize>,
+}
+
+// SAFETY: the cells are used only by the CPU that the block belongs to, and by the first CPU before it starts.
+unsafe impl Sync for PerCpu {}
+
+impl PerCpu {
+    /// Where the vectors find the spare stack.
+    pub(super) const EMERGENCY_STACK: usize = offset_of!(PerCpu, emergency_stack_top);
+}
+
+static PER_CPU: [PerCpu; MAX_CPUS] = {
+    let mut index = 0;
+    let mut blocks = [const {
+        PerCpu {
+            id: CpuId(0),
+            emergency_stack_top: Cell::new(core::ptr::null()),
+            emergency_stack: EmergencyStack(UnsafeCell::new([0; EMERGENCY_STACK_SIZE])),
+            window_depth: Cell::new(0),
+        }
+    }; MAX_CPUS];
+    while index < MAX_CPUS {
+        blocks[index].id = CpuId(index as u8);
+        index += 1;
+    }
+    blocks
+};
+
+/// Returns the block of `cpu`, made ready for its first use.
+pub(super) fn per_cpu(cpu: CpuId) -> &'static PerCpu {
+    let block = &PER_CPU[cpu.index()];
+    let bottom = block.emergency_stack.0.get().cast::<u8>();
+    block.emergency_stack_top.set(bottom.wrapping_add(EMERGENCY_STACK_SIZE));
+    block
+}
+
+/// Returns the top of the stack of `cpu`.
+pub(super) fn stack_top(cpu: CpuId) -> *const u8 {
+    STACKS[cpu.index()].bytes.get().cast::<u8>().wrapping_add(STACK_SIZE)
+}
+
+/// Makes the CPU that runs this the first one, number 0.
+pub(super) fn adopt_boot_cpu() {
+    TPIDR_EL2.set(core::ptr::from_ref(per_cpu(CpuId(0))).addr() as u64);
+}
+
+/// Returns this CPU's own block.
+#[inline(always)]
+pub(super) fn local() -> &'static PerCpu {
+    // SAFETY: TPIDR_EL2 holds the address of this CPU's entry of PER_CPU from before the first call on.
+    unsafe { &*(TPIDR_EL2.get() as *const PerCpu) }
+}
+
+/// Returns the CPU that this code runs on.
+#[inline(always)]
+pub fn current() -> CpuId {
+    local().id
+}
+
+/// Returns MPIDR_EL1's affinity fields of this CPU: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+pub fn affinity() -> u64 {
+    MPIDR_EL1.get() & 0xff_00ff_ffff
+}
+
+/// Tells the CPU that this is a spin loop.
+pub fn relax() {
+    core::hint::spin_loop();
+}
+
+/// Waits until an interrupt is pending. Interrupts stay masked: the caller looks for them.
+pub fn wait_for_interrupt() {
+    aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
+    asm::wfi();
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        asm::wfe();
+    }
+}
+
+/// What a CPU that is being started finds at the address in its x0. The order is `boot.S`'s.
+#[repr(C)]
+pub(super) struct SecondaryStart {
+    pub ttbr0: AtomicU64,
+    pub tcr: AtomicU64,
+    pub mair: AtomicU64,
+    pub sctlr: AtomicU64,
+    pub stack: AtomicU64,
+    pub per_cpu: AtomicU64,
+}
+
+static SECONDARY_START: [SecondaryStart; MAX_CPUS] = [const {
+    SecondaryStart {
+        ttbr0: AtomicU64::new(0),
+        tcr: AtomicU64::new(0),
+        mair: AtomicU64::new(0),
+        sctlr: AtomicU64::new(0),
+        stack: AtomicU64::new(0),
+        per_cpu: AtomicU64::new(0),
+    }
+}; MAX_CPUS];
+
+unsafe extern "C" {
+    fn secondary_entry();
+}
+
+/// How PSCI is called on this machine.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// By SMC: there is firmware at EL3, or an emulator that pretends so.
+    Smc,
+    /// By HVC: we are somebody's guest.
+    Hvc,
+}
+
+/// Starts `cpu`, whose affinity is `mpidr`, at `secondary_main`.
+///
+/// # Errors
+///
+/// PSCI's answer, where it is not SUCCESS (PSCI 1.1, section 5.6).
+pub fn start(cpu: CpuId, mpidr: u64, conduit: Conduit) -> Result<(), smccc::psci::Error> {
+    let start = &SECONDARY_START[cpu.index()];
+    let Some(registers) = super::stage1::registers(cpu) else {
+        return Err(smccc::psci::Error::InternalFailure);
+    };
+    start.ttbr0.store(registers.ttbr0, Ordering::Relaxed);
+    start.tcr.store(registers.tcr, Ordering::Relaxed);
+    start.mair.store(registers.mair, Ordering::Relaxed);
+    start.sctlr.store(registers.sctlr, Ordering::Relaxed);
+    start.stack.store(stack_top(cpu).addr() as u64, Ordering::Relaxed);
+    start.per_cpu.store(core::ptr::from_ref(per_cpu(cpu)).addr() as u64, Ordering::Relaxed);
+    // The new CPU reads it with its caches off.
+    let bytes = core::ptr::NonNull::from_ref(start).cast::<u8>();
+    // SAFETY: the bytes are those of a static.
+    unsafe { super::memory::clean_to_poc(bytes, size_of::<SecondaryStart>()) };
+    let entry = secondary_entry as *const () as u64;
+    let argument = bytes.as_ptr().addr() as u64;
+    match conduit {
+        Conduit::Smc => smccc::psci::cpu_on::<smccc::Smc>(mpidr, entry, argument),
+        Conduit::Hvc => smccc::psci::cpu_on::<smccc::Hvc>(mpidr, entry, argument),
+    }
+}
+
+/// Ends the machine by PSCI SYSTEM_OFF; does not return where the firmware knows it.
+pub fn power_off(conduit: Conduit) -> ! {
+    // There is nobody left to tell that it failed.
+    let _ = match conduit {
+        Conduit::Smc => smccc::psci::system_off::<smccc::Smc>(),
+        Conduit::Hvc => smccc::psci::system_off::<smccc::Hvc>(),
+    };
+    halt()
+}

@@ -1,0 +1,60 @@
+//! Physical memory that the hypervisor owns, zeroing and cache maintenance.
+#![expect(unsafe_code, reason = "turns physical addresses into pointers, runs DC instructions")]
+
+use crate::addr::{Pa, PaRange};
+use core::arch::asm;
+use core::ptr::NonNull;
+
+/// Returns where EL2 reaches the byte at `pa` of a frame that the hypervisor owns: at the same
+/// address, EL2's own mappings being identical.
+#[inline(always)]
+pub fn pointer(pa: Pa) -> NonNull<u8> {
+    // SAFETY: no frame of the hypervisor is at address 0; `claim`s and boot see to it.
+    unsafe { NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(pa.as_u64() as usize)) }
+}
+
+/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer`].
+pub fn map_hypervisor(range: PaRange) {
+    super::stage1::map_data(range);
+}
+
+/// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.
+///
+/// # Safety
+///
+/// The bytes are valid for writes and nobody else accesses them.
+pub unsafe fn zero(start: NonNull<u8>, bytes: usize) {
+    let block = super::features().zva_bytes as usize;
+    let first = start.as_ptr().addr();
+    if block == 0 || first % block != 0 || bytes % block != 0 {
+        // SAFETY: the caller's promise.
+        unsafe { start.write_bytes(0, bytes) };
+    } else {
+        let mut at = first;
+        let end = first + bytes;
+        while at < end {
+            // SAFETY: the caller's promise: the block lies within the bytes.
+            unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
+            at += block;
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { clean_to_poc(start, bytes) };
+}
+
+/// Cleans the data cache to the point of coherency for `bytes` bytes from `start`.
+///
+/// # Safety
+///
+/// The bytes are mapped.
+pub unsafe fn clean_to_poc(start: NonNull<u8>, bytes: usize) {
+    let line = super::features().cache_line as usize;
+    let mut at = start.as_ptr().addr() & !(line - 1);
+    let end = start.as_ptr().addr() + bytes;
+    while at < end {
+        // SAFETY: the caller's promise; cleaning changes no byte.
+        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
+}

@@ -1,0 +1,31 @@
+//! The heap: for boot, for making guests, for what the monitor prints. Nothing that a guest does allocates.
+#![expect(unsafe_code, reason = "gives the allocator its memory")]
+
+use core::cell::UnsafeCell;
+use linked_list_allocator::LockedHeap;
+
+/// The size of the heap in bytes.
+const SIZE: usize = 192 << 10;
+
+#[repr(C, align(4096))]
+struct Memory(UnsafeCell<[u8; SIZE]>);
+
+// SAFETY: the allocator alone uses it.
+unsafe impl Sync for Memory {}
+
+static MEMORY: Memory = Memory(UnsafeCell::new([0; SIZE]));
+
+#[global_allocator]
+static HEAP: LockedHeap = LockedHeap::empty();
+
+/// Gives the heap its memory. Called once, before the first allocation.
+pub fn init() {
+    // SAFETY: the memory is a static's, and nobody else's.
+    unsafe { HEAP.lock().init(MEMORY.0.get().cast(), SIZE) };
+}
+
+/// Returns the bytes in use and those that are free.
+pub fn usage() -> (usize, usize) {
+    let heap = HEAP.lock();
+    (heap.used(), heap.free())
+}
