@@ -7,8 +7,10 @@ pub mod addr;
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;
+pub mod epoch;
 #[cfg(target_os = "none")]
 pub mod heap;
 pub mod mem;
 #[cfg(target_os = "none")]
 pub mod panic;
+pub mod sync;

@@ -43,4 +43,14 @@ impl Order {
     pub const fn bytes(self) -> u64 {
         PAGE_SIZE << self.0
     }
+
+    /// Returns the order of the halves of a block; a frame stays one.
+    pub const fn halved(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// Returns the order of two blocks together; at most [`Order::MAX`].
+    pub const fn doubled(self) -> Self {
+        if self.0 < Self::MAX.0 { Self(self.0 + 1) } else { self }
+    }
 }

@@ -22,11 +22,15 @@ fn arena() -> NonNull<u8> {
     static ARENA: OnceLock<Arena> = OnceLock::new();
     ARENA
         .get_or_init(|| {
+            // Aligned below: an allocation that must be aligned is zeroed by writing all of it.
+            const ALIGN: usize = 2 << 20;
             let layout =
-                Layout::from_size_align(SIZE as usize, 2 << 20).expect("a constant layout");
+                Layout::from_size_align(SIZE as usize + ALIGN, 16).expect("a constant layout");
             // SAFETY: the layout's size is not zero.
             let start = unsafe { alloc_zeroed(layout) };
-            Arena(NonNull::new(start).expect("the host has address space for the arena"))
+            let start = NonNull::new(start).expect("the host has address space for the arena");
+            // SAFETY: the layout is larger than the arena by the alignment.
+            Arena(unsafe { start.add(start.align_offset(ALIGN)) })
         })
         .0
 }

@@ -1,0 +1,238 @@
+//! What left the guests' tables and waits for its grace period.
+//!
+//! Three bags, one for each epoch that can have something waiting: what is retired in epoch `e`
+//! may be reused in `e + 2`, so when the bag of `e` is needed again, for `e + 3`, its grace period
+//! has passed. From its bag it goes to the *expired* chain, all at once, and from there, a few
+//! blocks at a time, back to the free lists. Everything leaves in the order in which it came, so
+//! two running totals tell whether a certain thing has left.
+//!
+//! Lock order: this lock, then those of the free lists and of the table pool.
+
+use super::frame_table::{FrameTable, Head, Kind};
+use super::{Chain, Memory, buddy::Content};
+use crate::addr::Frame;
+use crate::arch;
+use crate::epoch::{Epoch, Number};
+use crate::sync::Ordering;
+
+/// How many blocks are recycled at most while the lock is held.
+const BATCH: usize = 8;
+
+/// The frames that wait together in one epoch.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The epoch they were retired in.
+    pub epoch: Number,
+    /// Frames of guests' memory and tables.
+    pub frames: u64,
+    /// Those of them that are tables.
+    pub tables: u64,
+    /// When the first of them was retired, by the clock of [`Memory::set_clock`].
+    pub since: u64,
+}
+
+/// What is retired, for inspection.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct RetiredCounts {
+    /// What waits for a grace period, by the epoch modulo 3. One without frames is empty.
+    pub waiting: [Waiting; 3],
+    /// Frames whose grace period has passed and that are about to become free.
+    pub expired: u64,
+    /// All frames that were ever retired.
+    pub total: u64,
+    /// The longest grace period so far, by the clock of [`Memory::set_clock`].
+    pub longest: u64,
+}
+
+/// Shows that frames were retired, and which: see [`Memory::quiesce`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct GracePeriod {
+    epoch: Number,
+    /// The total of retired frames with these.
+    through: u64,
+}
+
+impl GracePeriod {
+    /// Returns the epoch in which the frames were retired.
+    pub const fn epoch(&self) -> Number {
+        self.epoch
+    }
+}
+
+struct Bag {
+    epoch: Number,
+    since: u64,
+    chain: Chain,
+}
+
+/// The bags and the expired chain.
+pub(super) struct Garbage {
+    bags: [Bag; 3],
+    expired: Chain,
+    retired: u64,
+    recycled: u64,
+    longest: u64,
+}
+
+impl Garbage {
+    pub(super) const fn new() -> Self {
+        const EMPTY: Bag = Bag { epoch: Number::ZERO, since: 0, chain: Chain::new() };
+        Self { bags: [EMPTY; 3], expired: Chain::new(), retired: 0, recycled: 0, longest: 0 }
+    }
+
+    /// Puts `chain`, which is unlinked and flushed, in the bag of the current epoch.
+    pub(super) fn retire(
+        &mut self,
+        epoch: &Epoch,
+        table: &FrameTable,
+        chain: Chain,
+        now: u64,
+    ) -> GracePeriod {
+        // Under the lock, so that what comes later never has an earlier epoch.
+        let epoch = epoch.retiring();
+        self.retired += chain.frames();
+        let longest = &mut self.longest;
+        let Some(bag) = self.bags.get_mut((epoch.get() % 3) as usize) else {
+            unreachable!("a remainder of 3")
+        };
+        if bag.epoch != epoch {
+            // Three epochs old at least: the grace period has passed. The bag after this one is
+            // one epoch younger than this and may have expired too, but nothing older is anywhere.
+            *longest = (*longest).max(bag.age(now));
+            self.expired.splice(table, core::mem::take(&mut bag.chain));
+            bag.epoch = epoch;
+        }
+        if bag.chain.is_empty() {
+            bag.since = now;
+        }
+        bag.chain.splice(table, chain);
+        GracePeriod { epoch, through: self.retired }
+    }
+
+    /// Moves what is past its grace period to the expired chain.
+    pub(super) fn expire(&mut self, epoch: &Epoch, table: &FrameTable, now: u64) {
+        // Oldest first, so that the order is kept.
+        while let Some(bag) = self.oldest().filter(|bag| epoch.has_passed(bag.epoch)) {
+            let (age, chain) = (bag.age(now), core::mem::take(&mut bag.chain));
+            self.longest = self.longest.max(age);
+            self.expired.splice(table, chain);
+        }
+    }
+
+    /// Takes a block that may be reused.
+    pub(super) fn pop(&mut self, table: &FrameTable) -> Option<(Frame, Head)> {
+        let (first, head) = self.expired.pop(table)?;
+        self.recycled += u64::from(head.order().frames());
+        Some((first, head))
+    }
+
+    /// Returns the number of frames that are retired and not recycled.
+    pub(super) const fn frames(&self) -> u64 {
+        self.retired - self.recycled
+    }
+
+    pub(super) fn counts(&self) -> RetiredCounts {
+        RetiredCounts {
+            waiting: [0, 1, 2].map(|index: usize| {
+                self.bags.get(index).map_or(Waiting::default(), |bag| Waiting {
+                    epoch: bag.epoch,
+                    frames: bag.chain.frames(),
+                    tables: bag.chain.table_frames(),
+                    since: bag.since,
+                })
+            }),
+            expired: self.expired.frames(),
+            total: self.retired,
+            longest: self.longest,
+        }
+    }
+
+    fn oldest(&mut self) -> Option<&mut Bag> {
+        self.bags.iter_mut().filter(|bag| !bag.chain.is_empty()).min_by_key(|bag| bag.epoch)
+    }
+}
+
+impl Bag {
+    /// Returns for how long the first in the bag has waited.
+    fn age(&self, now: u64) -> u64 {
+        if self.chain.is_empty() { 0 } else { now.saturating_sub(self.since) }
+    }
+}
+
+/// What a freed table is filled with where the grace period is compiled out (`no-grace`), so that a
+/// walker that comes too late can be told from one that does not: as a descriptor it is a valid
+/// table, at an address where no machine has memory.
+pub const POISON: u64 = 0x5a5a_f4ee_7ab1_e003;
+
+impl Memory {
+    /// Retires what `chain` holds: it becomes free after a grace period. The caller has unlinked it
+    /// and completed the TLB maintenance.
+    ///
+    /// Allocates nothing and cannot fail. If more than [`Memory::set_retired_bound`] is retired, it
+    /// helps to end grace periods and waits for it, unless this CPU is pinned itself.
+    #[allow(dead_code, reason = "mem/teardown.rs is the caller")]
+    pub(in crate::mem) fn retire_chain(&self, chain: Chain) -> GracePeriod {
+        if let Some(guest) = chain.guest()
+            && let Some(of) = self.guests.get(guest.index())
+        {
+            of.frames.fetch_sub(chain.guest_frames(), Ordering::Relaxed);
+            of.tables.fetch_sub(chain.table_frames(), Ordering::Relaxed);
+        }
+        let now = self.now();
+        let (grace, mut retired) = {
+            let mut garbage = self.garbage.lock();
+            let grace = garbage.retire(&self.epoch, &self.table, chain, now);
+            (grace, garbage.frames())
+        };
+        let bound = self.retired_bound.load(Ordering::Relaxed);
+        let may_wait = !self.epoch.is_pinned(arch::cpu::current());
+        while cfg!(feature = "no-grace") && retired > 0 || retired > bound && may_wait {
+            retired = self.help();
+        }
+        grace
+    }
+
+    /// Returns when the frames of `grace` are reusable, having helped towards it. What they hold is
+    /// zeroed later.
+    ///
+    /// Waits for other CPUs' pins, and nothing else. This CPU must not be pinned; if it is, which is
+    /// a mistake of the caller, it returns at once and the frames become reusable later.
+    pub fn quiesce(&self, grace: GracePeriod) {
+        let pinned = self.epoch.is_pinned(arch::cpu::current());
+        debug_assert!(!pinned, "waiting for a grace period that waits for this CPU");
+        while !pinned && self.garbage.lock().recycled < grace.through {
+            self.help();
+        }
+    }
+
+    /// Says whether the frames of `grace` are reusable.
+    pub fn is_over(&self, grace: GracePeriod) -> bool {
+        self.garbage.lock().recycled >= grace.through
+    }
+
+    /// Advances the epoch, if that is possible, and recycles a few blocks. Returns how many frames
+    /// are still retired.
+    pub(super) fn help(&self) -> u64 {
+        let advanced = self.epoch.try_advance();
+        let recycled = self.recycle();
+        if !advanced && recycled == 0 {
+            arch::cpu::relax();
+        }
+        self.garbage.lock().frames()
+    }
+
+    /// Makes a few blocks whose grace period has passed free. Returns how many.
+    pub(super) fn recycle(&self) -> usize {
+        let now = self.now();
+        let mut garbage = self.garbage.lock();
+        garbage.expire(&self.epoch, &self.table, now);
+        for done in 0..BATCH {
+            let Some((first, head)) = garbage.pop(&self.table) else { return done };
+            match head.kind() {
+                Kind::RetiredTable => self.recycle_table(first),
+                _ => self.free.lock().insert(&self.table, first, head.order(), Content::Dirty),
+            }
+        }
+        BATCH
+    }
+}

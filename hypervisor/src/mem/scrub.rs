@@ -1,0 +1,108 @@
+//! Zeroing: the background step that idle CPUs repeat, and what an allocation does that found
+//! nothing zeroed.
+//!
+//! Dirty blocks below 2 MiB are always zeroed, so that they can merge with zeroed neighbours; those
+//! of 2 MiB and more only until there is enough zeroed memory in hand (the watermark). A step
+//! splits off at most 256 KiB, zeroes it and puts it among the clean ones. The rest of a 2 MiB
+//! block, being small now, is next. So a step leaves nothing half done, and any number of CPUs can
+//! do steps at the same time.
+#![expect(unsafe_code, reason = "zeroes frames in the window")]
+
+use super::buddy::Content;
+use super::{Clean, Memory, Order, OutOfMemory};
+use crate::addr::Frame;
+use crate::arch;
+use crate::sync::Ordering;
+
+/// The most that is zeroed in one step: 256 KiB, order 6.
+const STEP: u8 = 6;
+/// How many steps an allocation makes at most to bring a large enough block together.
+const EFFORT: usize = 64;
+
+impl Memory {
+    /// Makes one bounded step of what is to be done in the background: ends grace periods, recycles
+    /// what is past its own, keeps the table pool filled, zeroes at most 256 KiB. Says whether there
+    /// is more to do. For idle CPUs, any number at a time.
+    pub fn idle_step(&self) -> bool {
+        if self.garbage.lock().frames() > 0 {
+            let advanced = self.epoch.try_advance();
+            if self.recycle() > 0 || advanced {
+                return true;
+            }
+            // Some CPU is pinned. There may be other things to do.
+        }
+        self.grow_pool_early() || self.scrub_pool() || self.scrub_step()
+    }
+
+    /// Zeroes up to 256 KiB of free memory, if there is need. Says whether there was.
+    fn scrub_step(&self) -> bool {
+        let most = Order::new(STEP).unwrap_or(Order::PAGE);
+        let taken = {
+            let mut free = self.free.lock();
+            let enough = free.clean_large_frames() >= self.watermark.load(Ordering::Relaxed);
+            free.smallest(Order::PAGE, Content::Dirty)
+                .filter(|&order| order < Order::BLOCK_2M || !enough)
+                .map(|order| order.min(most))
+                .and_then(|order| Some((free.take(&self.table, order, Content::Dirty)?, order)))
+        };
+        let Some((first, order)) = taken else { return false };
+        zero(first, order);
+        self.free.lock().insert(&self.table, first, order, Content::Clean);
+        true
+    }
+
+    /// Allocates where no zeroed block was ready: zeroes one, having brought it together from
+    /// smaller ones if need be, as far as a bounded effort goes.
+    #[cold]
+    pub(super) fn allocate_dirty(&self, order: Order) -> Result<Clean, OutOfMemory> {
+        for _ in 0..EFFORT {
+            let dirty = self.free.lock().take(&self.table, order, Content::Dirty);
+            if let Some(first) = dirty {
+                zero(first, order);
+                return Ok(Clean::new(first, order));
+            }
+            if !self.gather_step(order) {
+                break;
+            }
+            let clean = self.free.lock().take(&self.table, order, Content::Clean);
+            if let Some(first) = clean {
+                return Ok(Clean::new(first, order));
+            }
+        }
+        Err(OutOfMemory { order })
+    }
+
+    /// Makes a step towards a block of `order`. Says whether there was one to make.
+    fn gather_step(&self, order: Order) -> bool {
+        // What is retired may be what is missing.
+        if self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0)) {
+            return true;
+        }
+        let fragment = self.free.lock().smallest(Order::PAGE, Content::Dirty);
+        if fragment.is_some_and(|fragment| fragment < order.min(Order::BLOCK_2M)) {
+            return self.scrub_step();
+        }
+        // Large zeroed blocks may lie beside large dirty ones: what is to be zeroed as a whole can
+        // be dirty as a whole.
+        let mut free = self.free.lock();
+        let demoted = free.take_largest(&self.table, Order::BLOCK_2M, order, Content::Clean);
+        if let Some((first, order)) = demoted {
+            free.insert(&self.table, first, order, Content::Dirty);
+        }
+        demoted.is_some()
+    }
+}
+
+/// Zeroes the block of `order` from `first`, which is in hand.
+fn zero(first: Frame, order: Order) {
+    let piece = order.min(Order::BLOCK_2M);
+    for index in 0..order.frames() / piece.frames() {
+        let first = Frame::new(first.number() + index * piece.frames());
+        arch::window::with_frames(first, piece, |start| {
+            // SAFETY:
+            // - the window maps the piece while this runs
+            // - it is in hand: nobody else accesses it
+            unsafe { arch::memory::zero(start, piece.bytes() as usize) }
+        });
+    }
+}

@@ -1,0 +1,212 @@
+//! The table pool: frames that the hypervisor owns and reaches, kept zeroed for tables.
+//!
+//! It grows by blocks taken from the free memory, which become the hypervisor's and are mapped at
+//! EL2, and does not shrink: the frames of a guest that is gone serve the next one.
+#![expect(unsafe_code, reason = "zeroes frames of the pool")]
+
+use super::buddy::Content;
+use super::frame_table::{Head, Kind};
+use super::{GuestId, Memory, Order, OutOfMemory};
+use crate::addr::{Frame, PAGE_SIZE, Pa};
+use crate::arch;
+use crate::sync::Ordering;
+use core::ptr::NonNull;
+
+/// The pool grows when it has fewer frames than this: enough for mapping the growth itself.
+const RESERVE: u64 = 16;
+/// The pool grows by 2 MiB where this many frames (64 MiB) are free, else by 64 KiB.
+const PLENTY: u64 = (64 << 20) / PAGE_SIZE;
+/// 64 KiB.
+const SMALL_GROWTH: u8 = 4;
+
+/// A zeroed frame for one table, reachable at EL2. Nobody else has it.
+#[must_use = "a frame that is dropped is lost"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct TableFrame {
+    frame: Frame,
+    guest: GuestId,
+}
+
+/// A zeroed frame of the hypervisor's own, reachable at EL2. Nobody else has it.
+#[must_use = "a frame that is dropped is lost"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct HypervisorFrame {
+    frame: Frame,
+}
+
+impl TableFrame {
+    /// Returns the frame.
+    pub const fn frame(&self) -> Frame {
+        self.frame
+    }
+
+    /// Returns the frame's address.
+    pub const fn pa(&self) -> Pa {
+        self.frame.pa()
+    }
+
+    /// Returns whose table it is.
+    pub const fn guest(&self) -> GuestId {
+        self.guest
+    }
+
+    /// Returns where EL2 reaches it.
+    pub fn pointer(&self) -> NonNull<u8> {
+        arch::memory::pointer(self.frame.pa())
+    }
+}
+
+impl HypervisorFrame {
+    /// Returns the frame.
+    pub const fn frame(&self) -> Frame {
+        self.frame
+    }
+
+    /// Returns the frame's address.
+    pub const fn pa(&self) -> Pa {
+        self.frame.pa()
+    }
+
+    /// Returns where EL2 reaches it.
+    pub fn pointer(&self) -> NonNull<u8> {
+        arch::memory::pointer(self.frame.pa())
+    }
+}
+
+impl Memory {
+    /// Takes a zeroed frame for a table of `guest`.
+    pub fn table_frame(&self, guest: GuestId) -> Result<TableFrame, OutOfMemory> {
+        self.injected_failure(Order::PAGE)?;
+        let frame = self.pool_frame()?;
+        self.table.at(frame).set_head(Head::of_guest(Kind::Table, Order::PAGE, guest));
+        if let Some(of) = self.guests.get(guest.index()) {
+            of.tables.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(TableFrame { frame, guest })
+    }
+
+    /// Takes back a frame that was not used for a table, and is still zeroed.
+    pub fn give_back_table(&self, unused: TableFrame) {
+        if let Some(of) = self.guests.get(unused.guest.index()) {
+            of.tables.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.pool.lock().insert(&self.table, unused.frame, Order::PAGE, Content::Clean);
+    }
+
+    /// Takes a zeroed frame for the hypervisor's own use.
+    pub fn hypervisor_frame(&self) -> Result<HypervisorFrame, OutOfMemory> {
+        self.injected_failure(Order::PAGE)?;
+        let frame = self.pool_frame()?;
+        self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
+        self.own.fetch_add(1, Ordering::Relaxed);
+        Ok(HypervisorFrame { frame })
+    }
+
+    /// Takes back a frame of the hypervisor's own. What it holds does not matter.
+    pub fn give_back_hypervisor(&self, frame: HypervisorFrame) {
+        self.own.fetch_sub(1, Ordering::Relaxed);
+        self.pool.lock().insert(&self.table, frame.frame, Order::PAGE, Content::Dirty);
+    }
+
+    /// Takes a table whose grace period has passed back into the pool.
+    pub(super) fn recycle_table(&self, frame: Frame) {
+        if cfg!(feature = "no-grace") {
+            poison(frame);
+        }
+        self.pool.lock().insert(&self.table, frame, Order::PAGE, Content::Dirty);
+    }
+
+    /// Zeroes some of the pool, at most 64 KiB. Says whether there was anything to do.
+    pub(super) fn scrub_pool(&self) -> bool {
+        let most = Order::new(SMALL_GROWTH).unwrap_or(Order::PAGE);
+        let taken = {
+            let mut pool = self.pool.lock();
+            pool.smallest(Order::PAGE, Content::Dirty).and_then(|order| {
+                let order = order.min(most);
+                Some((pool.take(&self.table, order, Content::Dirty)?, order))
+            })
+        };
+        let Some((first, order)) = taken else { return false };
+        zero(first, order);
+        self.pool.lock().insert(&self.table, first, order, Content::Clean);
+        true
+    }
+
+    /// Grows the pool if little is left in it. Says whether it did.
+    pub(super) fn grow_pool_early(&self) -> bool {
+        let low = {
+            let pool = self.pool.lock();
+            pool.clean_frames() + pool.dirty_frames() < 4 * RESERVE
+        };
+        low && self.grow_pool()
+    }
+
+    fn pool_frame(&self) -> Result<Frame, OutOfMemory> {
+        let taken = self.pool.lock().take(&self.table, Order::PAGE, Content::Clean);
+        if let Some(frame) = taken {
+            return Ok(frame);
+        }
+        self.dirty_pool_frame()
+    }
+
+    #[cold]
+    fn dirty_pool_frame(&self) -> Result<Frame, OutOfMemory> {
+        let left = self.pool.lock().dirty_frames();
+        if left < RESERVE {
+            self.grow_pool();
+        }
+        let mut pool = self.pool.lock();
+        if let Some(frame) = pool.take(&self.table, Order::PAGE, Content::Clean) {
+            return Ok(frame);
+        }
+        let frame = pool.take(&self.table, Order::PAGE, Content::Dirty);
+        drop(pool);
+        let frame = frame.ok_or(OutOfMemory { order: Order::PAGE })?;
+        zero(frame, Order::PAGE);
+        Ok(frame)
+    }
+
+    /// Takes a block from the free memory for the pool. Mapping it at EL2 may itself take frames
+    /// from the pool, which does not make it grow again.
+    #[cold]
+    fn grow_pool(&self) -> bool {
+        if self.growing.swap(true, Ordering::Acquire) {
+            return false;
+        }
+        let plenty = {
+            let free = self.free.lock();
+            free.clean_frames() + free.dirty_frames() >= PLENTY
+        };
+        let most = if plenty { Order::BLOCK_2M.get() } else { SMALL_GROWTH };
+        let block = (0..=most).rev().filter_map(Order::new).find_map(|o| self.allocate_any(o).ok());
+        let grown = block.is_some();
+        if let Some(block) = block {
+            let (first, order) = (block.first(), block.order());
+            self.table.at(first).set_head(Head::new(Kind::PoolInHand, order));
+            let end = Pa::new(first.pa().as_u64() + order.bytes());
+            arch::memory::map_hypervisor(first.pa()..end);
+            self.pool.lock().insert(&self.table, first, order, Content::Clean);
+        }
+        self.growing.store(false, Ordering::Release);
+        grown
+    }
+}
+
+/// Zeroes a block of the pool.
+fn zero(first: Frame, order: Order) {
+    // SAFETY:
+    // - the block is the pool's, so it is mapped at EL2
+    // - it is in hand: nobody else accesses it
+    unsafe { arch::memory::zero(arch::memory::pointer(first.pa()), order.bytes() as usize) }
+}
+
+/// Fills a freed table with [`super::POISON`].
+fn poison(frame: Frame) {
+    let words = arch::memory::pointer(frame.pa()).cast::<u64>();
+    for index in 0..PAGE_SIZE as usize / size_of::<u64>() {
+        // SAFETY:
+        // - the frame is the pool's, so it is mapped at EL2, and the index is within it
+        // - walkers that are late load it atomically; that they can is what this is for
+        unsafe { words.add(index).write_volatile(super::POISON) }
+    }
+}
