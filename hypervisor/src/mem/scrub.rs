@@ -95,7 +95,9 @@ impl Memory {
 
 /// Zeroes the block of `order` from `first`, which is in hand.
 fn zero(first: Frame, order: Order) {
-    let piece = order.min(Order::BLOCK_2M);
+    let step = Order::new(STEP).unwrap_or(Order::PAGE);
+    // What the window takes at once.
+    let piece = if order >= Order::BLOCK_2M { Order::BLOCK_2M } else { order.min(step) };
     for index in 0..order.frames() / piece.frames() {
         let first = Frame::new(first.number() + index * piece.frames());
         arch::window::with_frames(first, piece, |start| {
