@@ -7,6 +7,7 @@ pub mod addr;
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;
+pub mod device;
 pub mod epoch;
 #[cfg(target_os = "none")]
 pub mod heap;
