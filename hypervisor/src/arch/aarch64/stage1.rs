@@ -142,24 +142,6 @@ impl Builder {
         self.map(range.start.as_u64() as usize, range.end.as_u64() as usize, DEVICE);
     }
 
-    /// Makes the tables down to level 2 for all of `memory`, so that a block of it can be mapped
-    /// later without another table, and the roots of all CPUs have in common what they ever will.
-    pub fn cover(&mut self, memory: &PaRange) {
-        let mut at = memory.start.align_down(BLOCK_1G);
-        while at < memory.end {
-            // Mapping nothing in the last block of the GiB makes the tables that lead to it.
-            let block = (at.as_u64() + BLOCK_1G - BLOCK_2M) as usize;
-            let made = self.0.map_range(
-                &MemoryRegion::new(block, block + BLOCK_2M as usize),
-                PhysicalAddress(block),
-                El23Attributes::empty(),
-                Constraints::empty(),
-            );
-            made.expect("a range of physical memory can be mapped");
-            at = Pa::new(at.as_u64() + BLOCK_1G);
-        }
-    }
-
     /// Turns on stage 1 on this CPU, the first.
     ///
     /// Until it is on no lock may be taken: exclusive accesses need cacheable memory.
@@ -183,14 +165,37 @@ impl Builder {
         *SHARED.lock() = Some(self);
     }
 
-    fn registers(&self, cpu: CpuId) -> Stage1Registers {
+    /// Makes the tables down to level 2 for all of `memory`.
+    fn cover(&mut self, memory: &PaRange) {
+        let mut at = memory.start.align_down(BLOCK_1G);
+        while at < memory.end {
+            // Mapping nothing in the last block of the GiB makes the tables that lead to it.
+            let block = (at.as_u64() + BLOCK_1G - BLOCK_2M) as usize;
+            let made = self.0.map_range(
+                &MemoryRegion::new(block, block + BLOCK_2M as usize),
+                PhysicalAddress(block),
+                El23Attributes::empty(),
+                Constraints::empty(),
+            );
+            made.expect("a range of physical memory can be mapped");
+            at = Pa::new(at.as_u64() + BLOCK_1G);
+        }
+    }
+
+    /// Gives the root of `cpu` all entries that the CPUs share.
+    fn share_root(&self, cpu: CpuId) -> &'static Table {
         let root = &ROOTS[cpu.index()];
         let common = self.0.to_physical().0;
         // SAFETY: it is the root that the builder holds, a table of 512 words.
         let common = unsafe { &*core::ptr::with_exposed_provenance::<Table>(common) };
-        for (own, shared) in root.0.iter().zip(&common.0) {
+        for (own, shared) in root.0.iter().zip(&common.0).take(WINDOW_ENTRY) {
             own.store(shared.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        root
+    }
+
+    fn registers(&self, cpu: CpuId) -> Stage1Registers {
+        let root = self.share_root(cpu);
         root.0[WINDOW_ENTRY].store(super::window::prepare(cpu), Ordering::Relaxed);
         super::barrier::dsb_ishst();
         let pa_range = (ID_AA64MMFR0_EL1.get() & 0xf).min(5);
@@ -219,10 +224,25 @@ pub(super) fn registers(cpu: CpuId) -> Option<Stage1Registers> {
 
 /// Maps memory that the hypervisor has come to own, for reading and writing, on all CPUs.
 ///
-/// The roots need no change: boot made a table for everything that memory reaches ([`Builder::cover`]).
+/// The roots need no change: boot made a table for everything that memory reaches ([`cover`]).
 pub(super) fn map_data(range: PaRange) {
     if let Some(builder) = SHARED.lock().as_mut() {
         builder.data(range);
+        super::barrier::dsb_ishst();
+        super::barrier::isb();
+    }
+}
+
+/// Makes the tables down to level 2 for all of `memory`, so that a block of it can be mapped later
+/// without another table, and the roots of all CPUs have in common what they ever will.
+///
+/// To be called by the first CPU before it starts others.
+pub fn cover(memory: &[PaRange]) {
+    if let Some(builder) = SHARED.lock().as_mut() {
+        for range in memory {
+            builder.cover(range);
+        }
+        builder.share_root(cpu::current());
         super::barrier::dsb_ishst();
         super::barrier::isb();
     }
