@@ -2,7 +2,10 @@
 //!
 //! Until stage 1 is on, no lock is taken (exclusive accesses need cacheable memory) and nothing is
 //! allocated; what goes wrong then is told straight to the UART that the device tree names.
-#![expect(unsafe_code, reason = "takes over the device tree, the memory and the devices that it names")]
+#![expect(
+    unsafe_code,
+    reason = "takes over the device tree, the memory and the devices that it names"
+)]
 
 mod memory;
 

@@ -9,9 +9,12 @@ pub mod arch;
 pub mod boot;
 pub mod device;
 pub mod epoch;
+pub mod exit;
+pub mod guest;
 #[cfg(target_os = "none")]
 pub mod heap;
 pub mod mem;
 #[cfg(target_os = "none")]
 pub mod panic;
+pub mod psci;
 pub mod sync;

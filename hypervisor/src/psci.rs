@@ -122,9 +122,7 @@ pub fn decode(x: [u64; 4]) -> Call {
         PSCI_VERSION => Call::Answer(VERSION),
         CPU_SUSPEND => Call::CpuSuspend,
         CPU_OFF => Call::CpuOff,
-        CPU_ON => {
-            Call::CpuOn { target: parameter(1), entry: parameter(2), context: parameter(3) }
-        }
+        CPU_ON => Call::CpuOn { target: parameter(1), entry: parameter(2), context: parameter(3) },
         AFFINITY_INFO if parameter(2) > 3 => Call::Answer(result::INVALID_PARAMETERS),
         // Higher affinity levels need not be answered (section 5.7.3).
         AFFINITY_INFO if parameter(2) > 0 => Call::Answer(result::INVALID_PARAMETERS),
@@ -182,13 +180,7 @@ mod tests {
 
     #[test]
     fn bad_parameters_are_named_so() {
-        assert_eq!(
-            decode([0xc400_0004, 0, 7, 0]),
-            Call::Answer(result::INVALID_PARAMETERS)
-        );
-        assert_eq!(
-            decode([0xc400_0012, 1, 0, 0]),
-            Call::Answer(result::INVALID_PARAMETERS)
-        );
+        assert_eq!(decode([0xc400_0004, 0, 7, 0]), Call::Answer(result::INVALID_PARAMETERS));
+        assert_eq!(decode([0xc400_0012, 1, 0, 0]), Call::Answer(result::INVALID_PARAMETERS));
     }
 }

@@ -29,14 +29,33 @@ const PFR0: &[Limit] =
     &[hide(8), hide(12), hide(28), hide(32), hide(40), hide(44), hide(52), limit(24, 1)];
 /// ID_AA64PFR1_EL1: MTE, RAS_frac, MPAM_frac, SME, RNDR_trap, NMI, MTE_frac, GCS, THE, MTEX, DF2, PFAR are hidden.
 const PFR1: &[Limit] = &[
-    hide(8), hide(12), hide(16), hide(24), hide(28), hide(36), hide(40), hide(44), hide(48),
-    hide(52), hide(56), hide(60),
+    hide(8),
+    hide(12),
+    hide(16),
+    hide(24),
+    hide(28),
+    hide(36),
+    hide(40),
+    hide(44),
+    hide(48),
+    hide(52),
+    hide(56),
+    hide(60),
 ];
 /// ID_AA64ISAR1_EL1: pointer authentication (APA, API, GPA, GPI), LS64 and XS are hidden.
 const ISAR1: &[Limit] = &[hide(4), hide(8), hide(24), hide(28), hide(56), hide(60)];
 /// ID_AA64ISAR2_EL1: GPA3, APA3, MOPS, PAC_frac, SYSREG_128, SYSINSTR_128, PRFMSLC, PCDPHINT, ATS1A and WFxT are hidden.
 const ISAR2: &[Limit] = &[
-    hide(0), hide(8), hide(12), hide(16), hide(24), hide(32), hide(36), hide(40), hide(56), hide(60),
+    hide(0),
+    hide(8),
+    hide(12),
+    hide(16),
+    hide(24),
+    hide(32),
+    hide(36),
+    hide(40),
+    hide(56),
+    hide(60),
 ];
 /// ID_AA64ISAR0_EL1: TME is hidden.
 const ISAR0: &[Limit] = &[hide(24)];
@@ -51,8 +70,20 @@ const MMFR2: &[Limit] = &[hide(16), hide(24), hide(40), hide(56)];
 /// ID_AA64DFR0_EL1: the debug architecture of Armv8-A with as few break- and watchpoints as there can be; trace,
 /// PMU, profiling, buffers and double lock are hidden.
 const DFR0: &[Limit] = &[
-    limit(0, 6), hide(4), hide(8), limit(12, 1), limit(20, 1), hide(28), hide(32), hide(36), hide(40),
-    hide(44), hide(48), hide(52), hide(56), hide(60),
+    limit(0, 6),
+    hide(4),
+    hide(8),
+    limit(12, 1),
+    limit(20, 1),
+    hide(28),
+    hide(32),
+    hide(36),
+    hide(40),
+    hide(44),
+    hide(48),
+    hide(52),
+    hide(56),
+    hide(60),
 ];
 
 fn limits(register: SystemRegister) -> Option<&'static [Limit]> {
@@ -72,10 +103,7 @@ fn limits(register: SystemRegister) -> Option<&'static [Limit]> {
 
 /// Says whether `register` is one of the ID registers that HCR_EL2.TID3 traps: S3_0_C0_C1..C7_*.
 pub fn is_id_register(register: SystemRegister) -> bool {
-    register.op0 == 3
-        && register.op1 == 0
-        && register.crn == 0
-        && (1..=7).contains(&register.crm)
+    register.op0 == 3 && register.op1 == 0 && register.crn == 0 && (1..=7).contains(&register.crm)
 }
 
 /// Returns what a guest reads of an ID register that holds `value`.

@@ -1,0 +1,168 @@
+//! A guest's kernel: an arm64 Image (Documentation/arch/arm64/booting.rst in Linux), or a flat binary.
+
+use super::layout::RAM_START;
+use crate::addr::{BLOCK_2M, Ipa, IpaRange, PAGE_SIZE};
+use core::fmt;
+
+/// Where QEMU's loader puts a binary without a header: this many bytes above the start of memory.
+const FLAT_OFFSET: u64 = 0x8_0000;
+/// The most that a device tree may take in bytes.
+pub const DEVICE_TREE_MAX: u64 = BLOCK_2M;
+
+/// What the header of a kernel says.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Where it goes, in bytes from the start of memory.
+    pub offset: u64,
+    /// What it takes from there in bytes, .bss included.
+    pub size: u64,
+}
+
+/// Why a kernel cannot be loaded.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// It is compressed, or another format that is not an Image.
+    Format(&'static str),
+    /// It is built for a big-endian CPU.
+    BigEndian,
+    /// It takes more than the guest has.
+    TooLarge {
+        /// What kernel, initrd and device tree take, in bytes.
+        wanted: u64,
+        /// What the guest has, in bytes.
+        memory: u64,
+    },
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(what) => {
+                write!(f, "is {what}; give an uncompressed arm64 Image or a flat binary")
+            }
+            Self::BigEndian => f.write_str("is built for big-endian CPUs"),
+            Self::TooLarge { wanted, memory } => write!(
+                f,
+                "with initrd and device tree takes {} KiB and the guest has {} KiB",
+                wanted.div_ceil(1024),
+                memory / 1024
+            ),
+        }
+    }
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(offset..offset + 8)?.try_into().ok()?))
+}
+
+impl Image {
+    /// Reads the header of `kernel`.
+    ///
+    /// # Errors
+    ///
+    /// It is something that is known not to be runnable; what has no header is taken for a flat binary.
+    pub fn parse(kernel: &[u8]) -> Result<Self, ImageError> {
+        let size = kernel.len() as u64;
+        if kernel.get(56..60) == Some(b"ARM\x64") {
+            let text_offset = u64_at(kernel, 8).unwrap_or(0);
+            let image_size = u64_at(kernel, 16).unwrap_or(0);
+            let flags = u64_at(kernel, 24).unwrap_or(0);
+            if flags & 1 != 0 {
+                return Err(ImageError::BigEndian);
+            }
+            // Before Linux 3.17 the size was 0, and the offset what it was by custom.
+            let (offset, image_size) =
+                if image_size == 0 { (FLAT_OFFSET, size) } else { (text_offset, image_size) };
+            return Ok(Self { offset, size: image_size.max(size) });
+        }
+        match kernel {
+            [0x1f, 0x8b, ..] => Err(ImageError::Format("compressed by gzip")),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(ImageError::Format("compressed by zstd")),
+            [0x7f, b'E', b'L', b'F', ..] => Err(ImageError::Format("an ELF file")),
+            [] => Err(ImageError::Format("empty")),
+            _ => Ok(Self { offset: FLAT_OFFSET, size }),
+        }
+    }
+}
+
+/// Where in a guest's memory its images go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The kernel's first byte, where the first vCPU starts.
+    pub kernel: Ipa,
+    /// The initrd.
+    pub initrd: Option<IpaRange>,
+    /// The device tree's first byte; it has [`DEVICE_TREE_MAX`] bytes.
+    pub device_tree: Ipa,
+}
+
+impl Placement {
+    /// Places a kernel, an initrd of `initrd` bytes (0 for none) and a device tree in `memory` bytes from
+    /// the start of memory.
+    ///
+    /// The kernel is at a multiple of 2 MiB plus its text offset; the device tree follows at the next multiple
+    /// of 2 MiB, so that one 2 MiB mapping holds it; then the initrd, within 32 GiB of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// They do not fit.
+    pub fn find(image: Image, initrd: u64, memory: u64) -> Result<Self, ImageError> {
+        let too_large = |wanted| ImageError::TooLarge { wanted, memory };
+        let kernel_end = image.offset.checked_add(image.size).ok_or(too_large(u64::MAX))?;
+        let tree = kernel_end.checked_next_multiple_of(BLOCK_2M).ok_or(too_large(u64::MAX))?;
+        let initrd_start = tree.checked_add(DEVICE_TREE_MAX).ok_or(too_large(u64::MAX))?;
+        let end = initrd_start.checked_add(initrd).ok_or(too_large(u64::MAX))?;
+        if end.next_multiple_of(PAGE_SIZE) > memory {
+            return Err(too_large(end));
+        }
+        let at = |offset| Ipa::new(RAM_START.as_u64() + offset);
+        Ok(Self {
+            kernel: at(image.offset),
+            initrd: (initrd > 0).then(|| at(initrd_start)..at(end)),
+            device_tree: at(tree),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
+        let mut kernel = vec![0; 64];
+        kernel[8..16].copy_from_slice(&text_offset.to_le_bytes());
+        kernel[16..24].copy_from_slice(&image_size.to_le_bytes());
+        kernel[24..32].copy_from_slice(&flags.to_le_bytes());
+        kernel[56..60].copy_from_slice(b"ARM\x64");
+        kernel
+    }
+
+    #[test]
+    fn a_header_is_believed_and_a_flat_binary_goes_where_qemu_puts_it() {
+        assert_eq!(
+            Image::parse(&header(0, 0x20_0000, 0xa)),
+            Ok(Image { offset: 0, size: 0x20_0000 })
+        );
+        assert_eq!(Image::parse(&[0; 100]), Ok(Image { offset: 0x8_0000, size: 100 }));
+        assert_eq!(Image::parse(&header(0, 0, 0)), Ok(Image { offset: 0x8_0000, size: 64 }));
+    }
+
+    #[test]
+    fn what_cannot_run_is_named() {
+        assert_eq!(Image::parse(&header(0, 4096, 1)), Err(ImageError::BigEndian));
+        assert!(matches!(Image::parse(&[0x1f, 0x8b, 8]), Err(ImageError::Format(_))));
+        assert!(matches!(Image::parse(b"\x7fELF"), Err(ImageError::Format(_))));
+    }
+
+    #[test]
+    fn nothing_overlaps() {
+        let image = Image { offset: 0, size: 33 << 20 };
+        let placed = Placement::find(image, 5 << 20, 512 << 20).expect("it fits");
+        let initrd = placed.initrd.expect("there is one");
+        assert!(placed.device_tree.as_u64() >= placed.kernel.as_u64() + image.size);
+        assert!(initrd.start.as_u64() >= placed.device_tree.as_u64() + DEVICE_TREE_MAX);
+        assert_eq!(initrd.end.as_u64() - initrd.start.as_u64(), 5 << 20);
+        assert!(Placement::find(image, 5 << 20, 39 << 20).is_err());
+        assert!(Placement::find(Image { offset: u64::MAX, size: 2 }, 0, 1 << 30).is_err());
+    }
+}

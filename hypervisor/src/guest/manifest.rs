@@ -1,0 +1,277 @@
+//! The manifest: which guests there are and what each has, as a device tree. `docs/manifest.md` says what
+//! may stand in it.
+
+use super::bundle::{Bundle, BundleError, MANIFEST};
+use super::image::{Image, ImageError, Placement};
+use super::layout::{MAX_RAM, MAX_VCPUS};
+use crate::addr::BLOCK_2M;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+
+/// The most guests.
+pub const MAX_GUESTS: usize = 8;
+/// The longest name of a guest in bytes.
+pub const MAX_NAME: usize = 31;
+const COMPATIBLE: &[u8] = b"sluice,manifest-v1\0";
+
+/// When a guest's memory gets frames.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Population {
+    /// All of it before the guest starts.
+    Eager,
+    /// Each block when it is first touched.
+    Lazy,
+}
+
+/// One guest, as the manifest has it.
+#[derive(Clone)]
+pub struct GuestConfig<'a> {
+    /// Its name.
+    pub name: String,
+    /// How many vCPUs, 1 to 16.
+    pub vcpus: usize,
+    /// Its memory at start in bytes, a multiple of 2 MiB.
+    pub memory: u64,
+    /// The most that it can grow to in bytes, a multiple of 2 MiB, at least `memory`.
+    pub maximum_memory: u64,
+    /// The kernel's bytes.
+    pub kernel: &'a [u8],
+    /// What the kernel's header says.
+    pub image: Image,
+    /// The initrd's bytes; empty where there is none.
+    pub initrd: &'a [u8],
+    /// Where they go.
+    pub placement: Placement,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// When its memory gets frames.
+    pub population: Population,
+    /// Says that it is not started at boot.
+    pub held: bool,
+}
+
+/// What is wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManifestError {
+    /// The bundle cannot be read.
+    Bundle(BundleError),
+    /// The bundle has no file `manifest.dtb`.
+    NoManifest,
+    /// That file is no device tree blob.
+    NotADeviceTree,
+    /// The root is not compatible with "sluice,manifest-v1".
+    NotAManifest,
+    /// There is no node /guests, or it is empty.
+    NoGuests,
+    /// More than [`MAX_GUESTS`].
+    TooManyGuests,
+    /// A property of a guest.
+    Property {
+        /// The guest's name.
+        guest: String,
+        /// The property.
+        property: &'static str,
+        /// What is wrong with it.
+        wrong: Wrong,
+    },
+}
+
+/// What is wrong with a property.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It must be there.
+    Missing,
+    /// It has not this form.
+    Form(&'static str),
+    /// It is out of range: what it is, and what would be right.
+    Range(u64, &'static str),
+    /// The bundle has no such file.
+    NoFile(String),
+    /// The file cannot be loaded.
+    Image(ImageError),
+    /// No such property is known.
+    Unknown(String),
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundle(error) => write!(f, "bundle: {error}"),
+            Self::NoManifest => write!(f, "bundle: there is no file {MANIFEST} in it"),
+            Self::NotADeviceTree => {
+                write!(f, "{MANIFEST}: not a device tree blob; compile the source with dtc")
+            }
+            Self::NotAManifest => {
+                write!(f, "{MANIFEST}: the root's 'compatible' is not \"sluice,manifest-v1\"")
+            }
+            Self::NoGuests => write!(f, "{MANIFEST}: there is no guest in /guests"),
+            Self::TooManyGuests => write!(f, "{MANIFEST}: more than {MAX_GUESTS} guests"),
+            Self::Property { guest, property, wrong } => {
+                write!(f, "guest {guest}: {property}: {wrong}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("is missing"),
+            Self::Form(form) => write!(f, "must be {form}"),
+            Self::Range(value, right) => write!(f, "{value} is not possible; it must be {right}"),
+            Self::NoFile(name) => write!(f, "the bundle has no file \"{name}\""),
+            Self::Image(error) => write!(f, "{error}"),
+            Self::Unknown(name) => write!(f, "there is no property \"{name}\""),
+        }
+    }
+}
+
+impl From<BundleError> for ManifestError {
+    fn from(error: BundleError) -> Self {
+        Self::Bundle(error)
+    }
+}
+
+/// Reads the manifest of `bundle`.
+///
+/// # Errors
+///
+/// [`ManifestError`] names the guest and the property.
+pub fn read<'a>(bundle: &Bundle<'a>) -> Result<Vec<GuestConfig<'a>>, ManifestError> {
+    let blob = bundle.find(MANIFEST)?.ok_or(ManifestError::NoManifest)?;
+    let tree = Fdt::new(blob).map_err(|_| ManifestError::NotADeviceTree)?;
+    let root = tree.root();
+    if root.property("compatible").map(|property| property.value() == COMPATIBLE) != Some(true) {
+        return Err(ManifestError::NotAManifest);
+    }
+    let mut guests = Vec::new();
+    let list = root.child("guests").ok_or(ManifestError::NoGuests)?;
+    for node in list.children() {
+        if guests.len() == MAX_GUESTS {
+            return Err(ManifestError::TooManyGuests);
+        }
+        guests.push(Reader::new(&node, bundle)?.guest()?);
+    }
+    if guests.is_empty() { Err(ManifestError::NoGuests) } else { Ok(guests) }
+}
+
+const KNOWN: [&str; 9] = [
+    "vcpus",
+    "memory",
+    "maximum-memory",
+    "kernel",
+    "initrd",
+    "command-line",
+    "population",
+    "held",
+    "phandle",
+];
+
+/// Reads one guest's node.
+struct Reader<'r, 'a> {
+    name: String,
+    node: &'r FdtNode<'r>,
+    bundle: &'r Bundle<'a>,
+}
+
+impl<'r, 'a> Reader<'r, 'a> {
+    fn new(node: &'r FdtNode<'r>, bundle: &'r Bundle<'a>) -> Result<Self, ManifestError> {
+        let reader = Self { name: String::from(node.name()), node, bundle };
+        if reader.name.len() > MAX_NAME {
+            let length = reader.name.len() as u64;
+            return Err(reader.wrong("name", Wrong::Range(length, "at most 31 characters long")));
+        }
+        for property in node.properties() {
+            if !KNOWN.contains(&property.name()) {
+                return Err(reader.wrong("node", Wrong::Unknown(String::from(property.name()))));
+            }
+        }
+        Ok(reader)
+    }
+
+    fn wrong(&self, property: &'static str, wrong: Wrong) -> ManifestError {
+        ManifestError::Property { guest: self.name.clone(), property, wrong }
+    }
+
+    fn number(&self, property: &'static str) -> Result<Option<u64>, ManifestError> {
+        let Some(value) = self.node.property(property) else { return Ok(None) };
+        let mut number = 0;
+        if !matches!(value.value().len(), 4 | 8) {
+            return Err(self.wrong(
+                property,
+                Wrong::Form("one or two cells, as <2> or /bits/ 64 <0x40000000>"),
+            ));
+        }
+        for &byte in value.value() {
+            number = number << 8 | u64::from(byte);
+        }
+        Ok(Some(number))
+    }
+
+    fn text(&self, property: &'static str) -> Result<Option<String>, ManifestError> {
+        let Some(value) = self.node.property(property) else { return Ok(None) };
+        match value.value() {
+            [text @ .., 0] if !text.contains(&0) => core::str::from_utf8(text)
+                .map(|text| Some(String::from(text)))
+                .map_err(|_| self.wrong(property, Wrong::Form("text in UTF-8"))),
+            _ => Err(self.wrong(property, Wrong::Form("one string"))),
+        }
+    }
+
+    fn file(&self, property: &'static str) -> Result<Option<&'a [u8]>, ManifestError> {
+        let Some(name) = self.text(property)? else { return Ok(None) };
+        match self.bundle.find(&name)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => Err(self.wrong(property, Wrong::NoFile(name))),
+        }
+    }
+
+    fn size(&self, property: &'static str) -> Result<Option<u64>, ManifestError> {
+        let Some(size) = self.number(property)? else { return Ok(None) };
+        if size == 0 || !size.is_multiple_of(BLOCK_2M) || size > MAX_RAM {
+            let right = "a multiple of 2 MiB in bytes, from 2 MiB to 63 GiB";
+            return Err(self.wrong(property, Wrong::Range(size, right)));
+        }
+        Ok(Some(size))
+    }
+
+    fn guest(&self) -> Result<GuestConfig<'a>, ManifestError> {
+        let vcpus = self.number("vcpus")?.unwrap_or(1);
+        if !(1..=MAX_VCPUS as u64).contains(&vcpus) {
+            return Err(self.wrong("vcpus", Wrong::Range(vcpus, "1 to 16")));
+        }
+        let memory = self.size("memory")?.ok_or_else(|| self.wrong("memory", Wrong::Missing))?;
+        let maximum_memory = self.size("maximum-memory")?.unwrap_or(memory);
+        if maximum_memory < memory {
+            let wrong = Wrong::Range(maximum_memory, "at least as much as 'memory'");
+            return Err(self.wrong("maximum-memory", wrong));
+        }
+        let kernel = self.file("kernel")?.ok_or_else(|| self.wrong("kernel", Wrong::Missing))?;
+        let image =
+            Image::parse(kernel).map_err(|error| self.wrong("kernel", Wrong::Image(error)))?;
+        let initrd = self.file("initrd")?.unwrap_or(&[]);
+        let placement = Placement::find(image, initrd.len() as u64, memory)
+            .map_err(|error| self.wrong("kernel", Wrong::Image(error)))?;
+        let population = match self.text("population")?.as_deref() {
+            None | Some("lazy") => Population::Lazy,
+            Some("eager") => Population::Eager,
+            Some(_) => return Err(self.wrong("population", Wrong::Form("\"eager\" or \"lazy\""))),
+        };
+        Ok(GuestConfig {
+            name: self.name.clone(),
+            vcpus: vcpus as usize,
+            memory,
+            maximum_memory,
+            kernel,
+            image,
+            initrd,
+            placement,
+            command_line: self.text("command-line")?.unwrap_or_default(),
+            population,
+            held: self.node.property("held").is_some(),
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! Guests: what the bundle says of them, and their machines.
+
+pub mod bundle;
+pub mod image;
+pub mod layout;
+pub mod manifest;
