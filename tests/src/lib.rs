@@ -1,1 +1,8 @@
-//! The host side: runs QEMU, drives the monitor, holds the models and checkers.
+//! The host side of Sluice: packs guests, runs QEMU, and drives what runs in it.
+//!
+//! Nothing here links the hypervisor; it is used as its users have it, as an image.
+
+pub mod bundle;
+pub mod cpio;
+pub mod flat_image;
+pub mod initramfs;

@@ -1,0 +1,202 @@
+#!/bin/bash
+# Gets what building and running Sluice needs, each thing once: a second run downloads
+# nothing. Needs root only to install Debian packages; without it the missing ones are named.
+#
+# Environment: SLUICE_CACHE  where downloads are kept (build/cache); clones can share it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SLUICE_CACHE=${SLUICE_CACHE:-$PWD/build/cache}
+target=aarch64-unknown-none-softfloat
+step=setup
+
+say() { echo "set-up: $*"; }
+fail() { echo "set-up: $step: $*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+. scripts/debian.sh
+
+# Programs of the host, and the Debian packages that hold them.
+install_tools() {
+    step=tools
+    local missing=() entry
+    for entry in qemu-system-aarch64:qemu-system-arm dtc:device-tree-compiler cc:gcc xz:xz-utils \
+                 make:make flock:util-linux; do
+        have "${entry%%:*}" || missing+=("${entry#*:}")
+    done
+    # The linker alone is not enough: the C library's start files come separately.
+    if have dpkg-query && ! dpkg-query --show libc6-dev >/dev/null 2>&1; then
+        missing+=(libc6-dev)
+    fi
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if ! have apt-get; then
+        fail "missing, and this is no Debian system: ${missing[*]}"
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        fail "run this as root, then try again: apt-get install --no-install-recommends ${missing[*]}"
+    fi
+    say "installing ${missing[*]}"
+    # A broken third-party source must not keep us from what Debian has.
+    apt-get -qq update || say "apt-get update had errors; going on"
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+        "${missing[@]}" >/dev/null </dev/null || fail "apt-get could not install ${missing[*]}"
+}
+
+# The compiler, and the core library for the target: as rustup offers it, or else from
+# source, which rustup or Debian may have. The answer stands in build/toolchain.mk.
+prepare_rust() {
+    step=rust
+    have cargo || fail "no cargo; install Rust by rustup, toolchain 1.95.0, then try again"
+    local version library='' sysroot
+    version=$(rustc --version | awk '{ print $2 }') || fail "rustc does not start; see rust-toolchain.toml"
+    cargo fmt --version >/dev/null 2>&1 || fail "no rustfmt; run: rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || fail "no clippy; run: rustup component add clippy"
+    sysroot=$(rustc --print sysroot)
+
+    if ! target_installed && [ ! -e "$sysroot/lib/rustlib/src/rust/library/Cargo.lock" ] \
+        && [ ! -e "$SLUICE_CACHE/rust-library/$version/library/Cargo.lock" ] && have rustup; then
+        say "adding the target $target"
+        rustup target add "$target" >/dev/null 2>&1 || rustup component add rust-src >/dev/null 2>&1 \
+            || say "rustup cannot download here; building the core library from Debian's source"
+    fi
+    if target_installed; then
+        write_toolchain '' ''
+        return
+    fi
+    if [ -e "$sysroot/lib/rustlib/src/rust/library/Cargo.lock" ]; then
+        library=''
+    else
+        library=$SLUICE_CACHE/rust-library/$version
+        [ -e "$library/library/Cargo.lock" ] || fetch_library "$version" "$library"
+    fi
+    write_toolchain "RUSTC_BOOTSTRAP=1${library:+ __CARGO_TESTS_ONLY_SRC_ROOT=$library/library}" \
+        "-Zbuild-std=core,alloc,compiler_builtins -Zbuild-std-features=compiler-builtins-mem"
+}
+
+target_installed() {
+    compgen -G "$(rustc --print target-libdir --target "$target")/libcore-*.rlib" >/dev/null
+}
+
+# fetch_library <version> <folder>: Rust's library source of exactly this version.
+fetch_library() {
+    local version=$1 into=$2 suite found unpacked=$SLUICE_CACHE/rust-src.$$
+    have apt-get || fail "needs the target $target or rust-src of $version; rustup could not get them"
+    for suite in trixie-backports bookworm-backports trixie forky sid; do
+        debian_open "rust-$suite" "$(dpkg --print-architecture)" /dev/null "$suite" || continue
+        found=$(debian_version rust-src "^${version//./[.]}[+]")
+        [ -z "$found" ] || break
+    done
+    [ -n "$found" ] || fail "needs the target $target (rustup target add $target) or rust-src of $version, and Debian has another version"
+    say "downloading rust-src $found"
+    debian_unpack "$unpacked" "rust-src=$found"
+    mkdir -p "$into"
+    mv "$unpacked/usr/src/rustc-$version/library" "$into/library"
+    rm -rf "$unpacked"
+}
+
+write_toolchain() {
+    printf '# Written by scripts/setup.sh.\nTARGET_ENV := %s\nTARGET_FLAGS := %s\n' "$1" "$2" \
+        > build/toolchain.mk.new
+    # Keeping an equal file keeps its age, and make need not build again.
+    if cmp -s build/toolchain.mk.new build/toolchain.mk; then
+        rm build/toolchain.mk.new
+    else
+        mv build/toolchain.mk.new build/toolchain.mk
+    fi
+}
+
+# Debian's kernels of two releases, the few modules that a guest of ours needs, and busybox.
+guest_modules="virtio virtio_ring virtio_mmio virtio_balloon virtio_mem"
+
+fetch_guests() {
+    step=guests
+    local kernel suite
+    for kernel in 6.1:bookworm 6.12:trixie; do
+        suite=${kernel#*:}
+        kernel=${kernel%%:*}
+        [ -e "$SLUICE_CACHE/kernels/$kernel/Image" ] || fetch_kernel "$kernel" "$suite"
+    done
+    if [ ! -e "$SLUICE_CACHE/busybox" ]; then
+        debian_open guests-trixie arm64 /dev/null trixie
+        say "downloading busybox for the guest"
+        debian_unpack "$SLUICE_CACHE/busybox.$$" busybox-static
+        mv "$SLUICE_CACHE/busybox.$$/usr/bin/busybox" "$SLUICE_CACHE/busybox"
+        rm -rf "$SLUICE_CACHE/busybox.$$"
+    fi
+}
+
+# fetch_kernel <version> <suite>
+fetch_kernel() {
+    local kernel=$1 suite=$2 package unpacked=$SLUICE_CACHE/kernel.$$ into=$SLUICE_CACHE/kernels/$1
+    local module file
+    have apt-get || fail "no apt-get, so no Debian kernel; give your own by KERNEL= and INITRD="
+    debian_open "guests-$suite" arm64 /dev/null "$suite"
+    package=$(apt-cache "${debian_options[@]}" depends linux-image-cloud-arm64 \
+        | awk '$1 == "Depends:" { print $2; exit }')
+    say "downloading ${package:-no kernel found}"
+    debian_unpack "$unpacked" "$package"
+    mkdir -p "$into.new/modules"
+    for module in $guest_modules; do
+        # A part that is built into this kernel has no file.
+        file=$(find "$unpacked" -name "$module.ko*" -print -quit)
+        case $file in
+            *.xz) xz --decompress --stdout "$file" > "$into.new/modules/$module.ko" ;;
+            *.ko) cp "$file" "$into.new/modules/$module.ko" ;;
+        esac
+        [ -z "$file" ] || echo "$module" >> "$into.new/modules/order"
+    done
+    cp "$unpacked"/boot/vmlinuz-* "$into.new/Image"
+    echo "$package" > "$into.new/package"
+    rm -rf "$unpacked" "$into"
+    mv "$into.new" "$into"
+}
+
+# A newer emulator beside Debian's own, for the tests that can use it: unpacked, never
+# installed. It is a nicety: where it cannot be had, the tests say so and go on.
+fetch_newer_qemu() {
+    step=qemu
+    local into=$SLUICE_CACHE/qemu-newer file
+    [ ! -e "$into/qemu-system-aarch64" ] && [ ! -e "$into/unavailable" ] || return 0
+    have apt-get || return 0
+    mkdir -p "$into"
+    say "unpacking a newer QEMU for the tests"
+    if ! (debian_open qemu "$(dpkg --print-architecture)" /var/lib/dpkg/status \
+              bookworm bookworm-backports \
+          && debian_apt install --yes --download-only --no-install-recommends \
+              --target-release bookworm-backports qemu-system-arm </dev/null >/dev/null); then
+        say "no newer QEMU here; tests use the system's alone"
+        touch "$into/unavailable"
+        return 0
+    fi
+    for file in "$SLUICE_CACHE"/apt/qemu/cache/archives/*.deb; do
+        dpkg-deb --extract "$file" "$into/root"
+    done
+    rm -rf "$SLUICE_CACHE/apt/qemu/cache/archives"
+    cat > "$into/qemu-system-aarch64.new" <<'WRAPPER'
+#!/bin/sh
+# Starts the QEMU unpacked beside this file.
+here=$(dirname "$(readlink -f "$0")")/root/usr
+for folder in "$here"/lib/*-linux-gnu; do
+    LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+done
+export LD_LIBRARY_PATH
+exec "$here/bin/qemu-system-aarch64" -L "$here/share/qemu" "$@"
+WRAPPER
+    chmod +x "$into/qemu-system-aarch64.new"
+    if "$into/qemu-system-aarch64.new" --version >/dev/null 2>&1; then
+        mv "$into/qemu-system-aarch64.new" "$into/qemu-system-aarch64"
+    else
+        say "the newer QEMU does not start here; tests use the system's alone"
+        touch "$into/unavailable"
+    fi
+}
+
+mkdir -p build
+install_tools
+mkdir -p "$SLUICE_CACHE"
+exec 9>"$SLUICE_CACHE/lock"
+flock 9 || fail "cannot lock $SLUICE_CACHE"
+prepare_rust
+fetch_guests
+fetch_newer_qemu
+say "everything is there"

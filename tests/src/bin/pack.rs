@@ -1,0 +1,120 @@
+//! Packs what the machine is started with: `pack flat`, `pack initramfs`, `pack bundle`.
+
+use std::env::Args;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use sluice_tests::bundle::{self, Guest, Population, parse_size};
+use sluice_tests::{flat_image, initramfs};
+
+const USAGE: &str = "usage:
+  pack flat <elf> <image>
+  pack initramfs <scripts> <busybox> <modules> <archive>
+  pack bundle <archive> <manifest.dts> [file...]
+  pack bundle <archive> kernel=<file> [initrd=<file>] [name=] [vcpus=] [memory=]
+                        [maximum-memory=] [command-line=] [population=lazy|eager]";
+
+fn main() -> ExitCode {
+    match run(env::args()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut arguments: Args) -> Result<(), String> {
+    let command = arguments.nth(1);
+    let rest: Vec<String> = arguments.collect();
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    match (command.as_deref(), rest.as_slice()) {
+        (Some("flat"), [elf, image]) => {
+            let contents = fs::read(elf).map_err(|error| format!("{elf}: {error}"))?;
+            let flat = flat_image::flatten(&contents).map_err(|error| format!("{elf}: {error}"))?;
+            write(image, &flat)
+        }
+        (Some("initramfs"), [scripts, busybox, modules, archive]) => {
+            let bytes = initramfs::pack(scripts.as_ref(), busybox.as_ref(), modules.as_ref())
+                .map_err(|error| error.to_string())?;
+            write(archive, &bytes)
+        }
+        (Some("bundle"), [archive, options @ ..])
+            if options.iter().all(|word| word.contains('=')) =>
+        {
+            let bytes = bundle::bundle(&[guest(options)?]).map_err(|error| error.to_string())?;
+            write(archive, &bytes)
+        }
+        (Some("bundle"), [archive, manifest, files @ ..]) => {
+            let source =
+                fs::read_to_string(manifest).map_err(|error| format!("{manifest}: {error}"))?;
+            let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+            let bytes = bundle::bundle_files(&source, &files).map_err(|error| error.to_string())?;
+            write(archive, &bytes)
+        }
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Reads one guest's options.
+fn guest(options: &[&str]) -> Result<Guest, String> {
+    let mut guest = Guest::new("linux", Path::new(""));
+    for option in options {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        match name {
+            _ if value.is_empty() && name != "command-line" => {}
+            "name" => guest.name = value.into(),
+            "vcpus" => guest.vcpus = value.parse().map_err(|_| format!("{option}: no number"))?,
+            "memory" => guest.memory = parse_size(value)?,
+            "maximum-memory" => guest.maximum_memory = Some(parse_size(value)?),
+            "kernel" => guest.kernel = kernel(value)?,
+            "initrd" => guest.initrd = Some(file("initrd", value)?),
+            "command-line" => guest.command_line = value.into(),
+            "population" if value == "lazy" => guest.population = Population::Lazy,
+            "population" if value == "eager" => guest.population = Population::Eager,
+            _ => return Err(format!("{option}: no such option\n{USAGE}")),
+        }
+    }
+    if guest.kernel.as_os_str().is_empty() {
+        return Err("kernel: none given".into());
+    }
+    Ok(guest)
+}
+
+/// A kernel that Sluice can start: the loader knows Images and flat binaries, nothing packed.
+fn kernel(path: &str) -> Result<PathBuf, String> {
+    let found = file("kernel", path)?;
+    let start = fs::read(path).map_err(|error| format!("kernel {path}: {error}"))?;
+    let unsuitable = |what: &str| Err(format!("kernel {path}: {what}; wanted: an arm64 Image"));
+    match start.as_slice() {
+        [] => unsuitable("empty"),
+        [0x1f, 0x8b, ..] => unsuitable("compressed by gzip, unpack it first"),
+        [0xfd, b'7', b'z', ..] => unsuitable("compressed by xz, unpack it first"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => unsuitable("compressed by zstd, unpack it first"),
+        [0x7f, b'E', b'L', b'F', ..] => unsuitable("an ELF file"),
+        [b'M', b'Z', _, _, b'z', b'i', b'm', b'g', ..] => {
+            unsuitable("an EFI program that unpacks its kernel itself")
+        }
+        bytes if bytes.get(0x202..0x206) == Some(b"HdrS") => unsuitable("an x86 kernel"),
+        [b'M', b'Z', ..] if start.get(0x38..0x3c) != Some(b"ARM\x64") => {
+            unsuitable("an EFI program of another machine")
+        }
+        _ => Ok(found),
+    }
+}
+
+fn file(what: &str, path: &str) -> Result<PathBuf, String> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(path.into()),
+        Ok(_) => Err(format!("{what} {path}: no file")),
+        Err(error) => Err(format!("{what} {path}: {error}")),
+    }
+}
+
+fn write(path: &str, bytes: &[u8]) -> Result<(), String> {
+    if let Some(folder) = Path::new(path).parent() {
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    fs::write(path, bytes).map_err(|error| format!("{path}: {error}"))
+}
