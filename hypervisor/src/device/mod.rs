@@ -8,6 +8,8 @@ use core::fmt;
 
 use crate::addr::Ipa;
 
+#[cfg(test)]
+pub(crate) mod fake_memory;
 pub mod pl011;
 pub mod sparse;
 pub mod virtio;

@@ -17,10 +17,14 @@
 pub mod balloon;
 pub mod chain;
 pub mod device;
+#[cfg(test)]
+pub(crate) mod driver;
 pub mod fault;
 pub mod mmio;
 pub mod queue;
 pub mod reader;
+#[cfg(test)]
+mod tests;
 
 pub use device::{Context, Device, Progress, Signals};
 pub use fault::QueueFault;

@@ -5,9 +5,13 @@
 //! migration and are not offered.
 
 mod backend;
+#[cfg(test)]
+pub(crate) mod fake_backend;
 mod pages;
 mod report;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use backend::{BalloonBackend, Mistake, Outcome};
 pub use pages::BATCH;
