@@ -5,6 +5,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod arch;
+pub mod audit;
 #[cfg(target_os = "none")]
 pub mod boot;
 pub mod device;
@@ -17,4 +18,5 @@ pub mod mem;
 #[cfg(target_os = "none")]
 pub mod panic;
 pub mod psci;
+pub mod stage2;
 pub mod sync;

@@ -29,6 +29,7 @@ mod owner;
 mod retire;
 mod scrub;
 mod tables;
+mod teardown;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -40,6 +41,7 @@ pub use order::Order;
 pub use owner::{GuestId, MAX_GUESTS, Owner};
 pub use retire::{GracePeriod, POISON, RetiredCounts, Waiting};
 pub use tables::{HypervisorFrame, TableFrame};
+pub use teardown::{Flushed, Retiring, Unlinked};
 
 use crate::addr::{Frame, Ipa, PAGE_SIZE};
 use crate::arch;

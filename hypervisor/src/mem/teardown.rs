@@ -1,0 +1,172 @@
+//! What left a guest's tables, on its way to being free: one type a step, and no way around one.
+//!
+//! [`Unlinked`] (no table leads there; TLBs may) `-- flush -->` [`Flushed`] (no guest can reach it;
+//! software walkers may) `-- retire -->` [`GracePeriod`] (nobody can, when it is over). Frames whose
+//! grace period is over are zeroed and become free by themselves. Only [`Unlinked::flush`] makes a
+//! `Flushed`, and only a `Flushed` reaches the epoch's retire lists.
+//!
+//! Frames are threaded through the frame table, tables that were detached with all that hangs below them
+//! are remembered by their roots and taken apart when they are retired, in bounded steps.
+
+use super::{Chain, GracePeriod, Memory, Order};
+use crate::addr::{Frame, IpaRange, Pa};
+use crate::stage2::{FlushSet, Harvest, Level, Removing};
+
+/// The most tables with something in them that one edit detaches.
+pub(crate) const MAX_TREES: usize = 16;
+
+/// A detached table, with all below it.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Tree {
+    pub(crate) table: Pa,
+    pub(crate) level: Level,
+}
+
+/// Frames and tables that no entry leads to any more, but perhaps a TLB's.
+#[must_use = "the frames are lost, and TLBs still lead to them"]
+pub struct Unlinked<'s> {
+    memory: &'s Memory,
+    frames: Chain,
+    trees: [Option<Tree>; MAX_TREES],
+    /// All that the trees covered, and what lies between.
+    trees_in: Option<IpaRange>,
+    flush: FlushSet,
+}
+
+impl<'s> Unlinked<'s> {
+    /// Makes an empty one.
+    pub(crate) fn new(memory: &'s Memory) -> Self {
+        let flush = FlushSet::new();
+        Self { memory, frames: Chain::new(), trees: [None; MAX_TREES], trees_in: None, flush }
+    }
+
+    /// Adds the page or block of `order` at `first`, which one entry mapped at `at`.
+    pub(crate) fn block(&mut self, first: Pa, order: Order, at: IpaRange) {
+        push(self.memory, &mut self.frames, first, order);
+        self.flush.add_entry(at);
+    }
+
+    /// Adds a table without a valid entry, which covered `at`.
+    pub(crate) fn empty_table(&mut self, table: Pa, at: IpaRange) {
+        push(self.memory, &mut self.frames, table, Order::PAGE);
+        // One entry: the one that led to the table, cached as a step of walks.
+        self.flush.add_entry(at);
+    }
+
+    /// Adds a table that is to be flushed with what it mapped at `at`, and given up; its pages stay.
+    pub(crate) fn full_table(&mut self, table: Pa, at: IpaRange) {
+        push(self.memory, &mut self.frames, table, Order::PAGE);
+        self.flush.add_table(at);
+    }
+
+    /// Says whether another tree can be added.
+    pub(crate) fn has_room_for_tree(&self) -> bool {
+        self.trees.iter().any(Option::is_none)
+    }
+
+    /// Adds the table at `table` with all below it, which covered `at`.
+    pub(crate) fn tree(&mut self, table: Pa, level: Level, at: IpaRange) {
+        debug_assert!(self.has_room_for_tree(), "the edit looks before it unlinks a tree");
+        if let Some(place) = self.trees.iter_mut().find(|place| place.is_none()) {
+            *place = Some(Tree { table, level });
+        }
+        self.flush.add_table(at.clone());
+        self.trees_in = Some(match self.trees_in.take() {
+            Some(all) => all.start.min(at.start)..all.end.max(at.end),
+            None => at,
+        });
+    }
+
+    /// Adds a block that was broken at `at` and stays the guest's: TLBs must forget it.
+    pub(crate) fn broken(&mut self, at: IpaRange) {
+        self.flush.add_entry(at);
+    }
+
+    /// Says whether there is nothing to flush or to retire.
+    pub fn is_empty(&self) -> bool {
+        self.flush.is_empty() && self.frames.is_empty()
+    }
+
+    /// Removes all of it from the TLBs, for the guest that `vttbr` names. When this returns, no CPU
+    /// reads or writes any of it for the guest. `removing` is told when all of it is retired.
+    pub(crate) fn flush(self, vttbr: u64, removing: &'s Removing) -> Flushed<'s> {
+        let Self { memory, frames, trees, trees_in, flush } = self;
+        let had_trees = trees_in.is_some();
+        removing.begin(trees_in);
+        flush.flush(vttbr);
+        Flushed { memory, frames, trees, harvest: None, removing, had_trees }
+    }
+}
+
+/// Frames and tables that no guest can reach any more.
+#[must_use = "the frames are lost unless they are retired"]
+pub struct Flushed<'s> {
+    memory: &'s Memory,
+    frames: Chain,
+    trees: [Option<Tree>; MAX_TREES],
+    harvest: Option<Harvest>,
+    removing: &'s Removing,
+    /// Whether `removing` was told of trees.
+    had_trees: bool,
+}
+
+/// How far [`Flushed::retire_some`] got.
+#[must_use = "what is left is lost unless it is retired"]
+#[expect(clippy::large_enum_variant, reason = "nothing is allocated on the way out of a guest")]
+pub enum Retiring<'s> {
+    /// There is more to retire.
+    More(Flushed<'s>),
+    /// All of it is retired.
+    Done(GracePeriod),
+}
+
+/// How many entries of detached tables [`Flushed::retire`] reads between two visits of the epoch.
+const STEP: usize = 512;
+
+impl Flushed<'_> {
+    /// Retires it all. Takes as long as there are entries in detached tables;
+    /// see [`Flushed::retire_some`] for a bounded time.
+    pub fn retire(self) -> GracePeriod {
+        let mut left = self;
+        loop {
+            match left.retire_some(STEP) {
+                Retiring::More(more) => left = more,
+                Retiring::Done(grace) => return grace,
+            }
+        }
+    }
+}
+
+impl<'s> Flushed<'s> {
+    /// Retires what was unlinked by itself and what is found in `entries` entries of detached tables.
+    pub fn retire_some(mut self, entries: usize) -> Retiring<'s> {
+        let memory = self.memory;
+        let mut left = entries;
+        while left > 0 {
+            let Some(mut harvest) = self.harvest.take().or_else(|| self.next_tree()) else { break };
+            let (read, more) = harvest.step(left, |first, order| {
+                push(memory, &mut self.frames, first, order);
+            });
+            left = left.saturating_sub(read);
+            self.harvest = more.then_some(harvest);
+        }
+        let grace = memory.retire_chain(core::mem::take(&mut self.frames));
+        if self.harvest.is_some() || self.trees.iter().any(Option::is_some) {
+            return Retiring::More(self);
+        }
+        self.removing.end(self.had_trees);
+        Retiring::Done(grace)
+    }
+
+    fn next_tree(&mut self) -> Option<Harvest> {
+        let tree = self.trees.iter_mut().find_map(Option::take)?;
+        Some(Harvest::of(tree.table, tree.level))
+    }
+}
+
+fn push(memory: &Memory, chain: &mut Chain, first: Pa, order: Order) {
+    // What stands in our tables lies in the frame table; were it otherwise, the audit would miss the frames.
+    if let Some(frame) = Frame::containing(first) {
+        chain.push(memory.frames(), frame, order);
+    }
+}

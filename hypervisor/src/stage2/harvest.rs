@@ -1,0 +1,71 @@
+//! Taking a detached table apart: which frames hang below it.
+//!
+//! The table is no longer linked, flushed, and owned by the one who harvests it; walkers that came
+//! before may still be reading it, so nothing in it is changed. A table is handed over after all that
+//! it led to.
+#![expect(unsafe_code, reason = "vouches for detached tables")]
+
+use super::descriptor::{ENTRIES, Entry, Level};
+use super::walk::Table;
+use crate::addr::Pa;
+use crate::mem::Order;
+use crate::sync::Ordering;
+
+/// The number of levels of tables.
+const LEVELS: usize = 3;
+
+/// A walk over all that hangs below a detached table, which can be interrupted.
+#[derive(Clone, Debug)]
+pub(crate) struct Harvest {
+    /// The tables from the root to where the walk stands, each with the entry to read next.
+    path: [Option<(Pa, Level, u16)>; LEVELS],
+}
+
+impl Harvest {
+    /// Begins at the table of `level` at `table`, which the caller has detached.
+    pub(crate) const fn of(table: Pa, level: Level) -> Self {
+        Self { path: [Some((table, level, 0)), None, None] }
+    }
+
+    /// Reads at most `entries` entries, gives each page, block and finished table to `give`, and
+    /// returns how many it read and whether there is more.
+    pub(crate) fn step(
+        &mut self,
+        entries: usize,
+        mut give: impl FnMut(Pa, Order),
+    ) -> (usize, bool) {
+        let mut read = 0;
+        while read < entries {
+            let Some(depth) = self.path.iter().rposition(Option::is_some) else {
+                return (read, false);
+            };
+            let Some(Some((pa, level, next))) = self.path.get_mut(depth) else {
+                return (read, false);
+            };
+            // SAFETY: the tree was detached and belongs to this walk; it is retired only by it.
+            let table = unsafe { Table::new(*pa, *level) };
+            if u64::from(*next) == ENTRIES {
+                give(table.pa(), Order::PAGE);
+                if let Some(place) = self.path.get_mut(depth) {
+                    *place = None;
+                }
+                continue;
+            }
+            let bits = table.slot(usize::from(*next)).load(Ordering::Acquire);
+            *next += 1;
+            read += 1;
+            match Entry::decode(bits, table.level()) {
+                Entry::Absent(_) => {}
+                Entry::Leaf(first) => give(first, table.level().order()),
+                entry @ (Entry::Table(_) | Entry::Pending(_)) => {
+                    if let Some(below) = table.below(entry)
+                        && let Some(place) = self.path.get_mut(depth + 1)
+                    {
+                        *place = Some((below.pa(), below.level(), 0));
+                    }
+                }
+            }
+        }
+        (read, self.path.iter().any(Option::is_some))
+    }
+}

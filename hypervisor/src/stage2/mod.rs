@@ -1,0 +1,37 @@
+//! Stage 2: what a guest's physical addresses lead to, edited while the guest runs.
+//!
+//! [`Space`] is one guest's. Reading it ([`Space::translate`], [`Space::read`], [`Space::dump`], the
+//! audit) takes no lock, see `walk.rs`; changing it ([`Space::populate`], [`Space::take_pages`],
+//! [`Space::take_range`], [`Space::return_pages`], [`Space::coalesce`]) follows one protocol, see
+//! `edit.rs`. What left the tables is on its way to being free as a typed value, see
+//! [`crate::mem::Flushed`].
+
+mod coalesce;
+mod descriptor;
+mod dump;
+mod edit;
+mod flush;
+mod guest_memory;
+mod harvest;
+mod populate;
+mod regime;
+mod space;
+mod take;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod vmid;
+mod walk;
+
+pub use descriptor::{Level, Mark};
+pub use dump::{Run, What};
+pub use guest_memory::AccessError;
+pub use populate::{PopulateError, Populated};
+pub use space::{IPA_BITS, Space, SpaceError};
+pub use take::{Pages, TakeError, Taken};
+pub use vmid::{Vmid, VmidPool};
+pub use walk::{Absent, Leaf};
+
+pub(crate) use flush::FlushSet;
+pub(crate) use harvest::Harvest;
+pub(crate) use space::Removing;
+pub(crate) use walk::Table;

@@ -1,0 +1,241 @@
+//! The address space of one guest: what its intermediate physical addresses are mapped to.
+
+use super::descriptor::{Level, Mark, attributes, guest_attributes};
+use super::regime::{GuestStage2, Tables};
+use super::vmid::Vmid;
+use super::walk::{Absent, Leaf, Table};
+use crate::addr::{Ipa, IpaRange, Pa};
+use crate::epoch::Pin;
+use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
+use crate::sync::{AtomicU64, Lock, Ordering};
+use aarch64_paging::descriptor::PhysicalAddress;
+use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable};
+use core::mem::ManuallyDrop;
+
+/// The size of a guest's address space in bits: what stage 2 resolves from one table of level 1.
+pub const IPA_BITS: u32 = 39;
+
+/// A guest's stage 2.
+///
+/// Lock order: the writer lock of a space is taken before any lock of [`Memory`]; no two spaces'
+/// writer locks are held together.
+pub struct Space<'m> {
+    pub(super) memory: &'m Memory,
+    pub(super) guest: GuestId,
+    pub(super) ram: IpaRange,
+    vmid: Vmid,
+    root: Pa,
+    pub(super) writer: Lock<Writer<'m>>,
+    pub(super) removing: Removing,
+    /// The number of edits that have begun plus the number that have ended: odd while one is under way.
+    pub(super) edits: AtomicU64,
+}
+
+/// The only one who writes the tables of a space, under its writer lock.
+pub(super) struct Writer<'m> {
+    /// Never dropped: the crate would free the tables at once, whoever is walking them.
+    tables: ManuallyDrop<RootTable<GuestStage2, Tables<'m>>>,
+}
+
+impl<'m> Writer<'m> {
+    /// Returns the stock that new tables are taken from.
+    pub(super) fn stock(&self) -> &Tables<'m> {
+        self.tables.translation()
+    }
+
+    /// Maps the block of `order` at `ipa`, where nothing is, to `first`.
+    pub(super) fn map(&mut self, ipa: Ipa, first: Pa, order: Order) {
+        let start = ipa.as_u64() as usize;
+        let region = MemoryRegion::new(start, start + order.bytes() as usize);
+        let pa = PhysicalAddress(first.as_u64() as usize);
+        let mapped = self.tables.map_range(&region, pa, guest_attributes(), Constraints::empty());
+        debug_assert_eq!(mapped, Ok(()), "RAM lies within the space");
+    }
+
+    /// Writes `mark` for the page or block of `order` at `ipa`, making the tables down to it. What is
+    /// absent around it stays so: the crate copies the mark of an entry into the table it makes of it.
+    pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
+        let start = ipa.as_u64() as usize;
+        let region = MemoryRegion::new(start, start + order.bytes() as usize);
+        // The crate ignores the physical address of what is not valid, but subtracts the offset in a
+        // block from it before it does: the IPA itself never underflows.
+        let pa = PhysicalAddress(start);
+        let flags = attributes(mark.bits());
+        let marked = self.tables.map_range(&region, pa, flags, Constraints::empty());
+        debug_assert_eq!(marked, Ok(()), "RAM lies within the space");
+    }
+}
+
+/// Why a space cannot be made.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum SpaceError {
+    /// There is no frame for the root table.
+    OutOfMemory,
+    /// The RAM is not of whole pages, or is not below the 39 bits of a space.
+    BadRam,
+}
+
+impl From<OutOfMemory> for SpaceError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl<'m> Space<'m> {
+    /// Makes an empty space of which `ram`, in whole pages, may be populated.
+    pub fn new(
+        memory: &'m Memory,
+        guest: GuestId,
+        vmid: Vmid,
+        ram: IpaRange,
+    ) -> Result<Self, SpaceError> {
+        let page = Order::PAGE.bytes();
+        let whole = ram.start.is_aligned(page) && ram.end.is_aligned(page) && ram.start <= ram.end;
+        if !whole || ram.end.as_u64() > 1 << IPA_BITS {
+            return Err(SpaceError::BadRam);
+        }
+        let stock = Tables::new(memory);
+        stock.put(memory.table_frame(guest)?);
+        let tables = RootTable::new(stock, Level::One as usize, GuestStage2);
+        let root = Pa::new(tables.to_physical().0 as u64);
+        Ok(Self {
+            memory,
+            guest,
+            ram,
+            vmid,
+            root,
+            writer: Lock::new(Writer { tables: ManuallyDrop::new(tables) }),
+            removing: Removing::new(),
+            edits: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns whose space this is.
+    pub const fn guest(&self) -> GuestId {
+        self.guest
+    }
+
+    /// Returns what may be populated.
+    pub fn ram(&self) -> IpaRange {
+        self.ram.clone()
+    }
+
+    /// Returns the tag of this space's TLB entries.
+    pub const fn vmid(&self) -> Vmid {
+        self.vmid
+    }
+
+    /// Returns what VTTBR_EL2 holds while the guest runs. It is the same for the space's whole
+    /// life, see [`super::vmid`].
+    #[inline]
+    pub const fn vttbr(&self) -> u64 {
+        self.root.as_u64() | self.vmid.in_vttbr()
+    }
+
+    /// Finds what `ipa` is mapped to. Takes no lock and waits for nobody.
+    #[inline]
+    pub fn translate<'p>(&self, pin: &'p Pin<'_>, ipa: Ipa) -> Result<Leaf<'p>, Absent> {
+        if ipa.as_u64() >> IPA_BITS != 0 {
+            return Err(Absent { mark: Mark::Empty, level: Level::One });
+        }
+        self.root(pin).find(ipa).leaf(ipa)
+    }
+
+    /// Returns the root table for a walk under `pin`.
+    #[expect(unsafe_code, reason = "vouches for the root table")]
+    pub(crate) fn root<'p>(&self, _pin: &'p Pin<'_>) -> Table<'p> {
+        // SAFETY: the root is given back when the space is dropped, and retired then; `pin` was made before.
+        unsafe { Table::new(self.root, Level::One) }
+    }
+
+    /// Returns the root table for an edit under the writer lock.
+    #[expect(unsafe_code, reason = "vouches for the root table")]
+    pub(super) fn root_for_edit(&self) -> Table<'_> {
+        // SAFETY: only edits under the writer lock unlink tables, and what they unlink is retired
+        // after they have ended.
+        unsafe { Table::new(self.root, Level::One) }
+    }
+
+    /// Returns a number that differs after an edit; `None` while one is under way, or what one removed
+    /// is not retired yet.
+    pub(crate) fn edition(&self) -> Option<u64> {
+        let edits = self.edits.load(Ordering::SeqCst);
+        (edits.is_multiple_of(2) && self.removing.is_over()).then_some(edits)
+    }
+
+    /// Runs `check` while nothing is edited. For the audit, to look twice at what it suspects.
+    pub(crate) fn settled<R>(&self, check: impl FnOnce(Table<'_>) -> R) -> R {
+        let _writer = self.writer.lock();
+        check(self.root_for_edit())
+    }
+
+    /// Says whether the frames of `ipa` may still be on their way out of detached tables.
+    pub(crate) fn is_removing(&self, ipa: Ipa) -> bool {
+        self.removing.contains(ipa)
+    }
+}
+
+impl Drop for Space<'_> {
+    /// Gives everything back, the root table last. No CPU may enter the guest any more, and none have
+    /// its VTTBR loaded where it can walk.
+    fn drop(&mut self) {
+        if self.clear().is_err() {
+            log::error!("the space of guest {} cannot be cleared", self.guest);
+        }
+        let mut unlinked = Unlinked::new(self.memory);
+        let everything = Ipa::new(0)..Ipa::new(1 << IPA_BITS);
+        unlinked.empty_table(self.root, everything);
+        let _ = unlinked.flush(self.vttbr(), &self.removing).retire();
+    }
+}
+
+/// What was removed from a space and is not retired yet. Its frames still count as the guest's, and
+/// those below detached tables, which are retired in bounded steps, have records that still name it.
+pub(crate) struct Removing {
+    /// Removals that are not retired.
+    count: AtomicU64,
+    /// What the detached tables of such removals covered, and how many removals these are.
+    trees: Lock<Option<(IpaRange, u32)>>,
+}
+
+impl Removing {
+    const fn new() -> Self {
+        Self { count: AtomicU64::new(0), trees: Lock::new(None) }
+    }
+
+    /// Notes that a removal has begun, of detached tables that covered `trees_in`. Under the writer lock.
+    pub(crate) fn begin(&self, trees_in: Option<IpaRange>) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        if let Some(range) = trees_in {
+            let mut trees = self.trees.lock();
+            *trees = Some(match trees.take() {
+                Some((all, count)) => {
+                    (all.start.min(range.start)..all.end.max(range.end), count.saturating_add(1))
+                }
+                None => (range, 1),
+            });
+        }
+    }
+
+    /// Notes that a removal is retired.
+    pub(crate) fn end(&self, had_trees: bool) {
+        if had_trees {
+            let mut trees = self.trees.lock();
+            *trees = match trees.take() {
+                Some((all, count)) if count > 1 => Some((all, count - 1)),
+                _ => None,
+            };
+        }
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Says whether nothing is being removed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
+    }
+
+    /// Says whether `ipa` lies in detached tables that are not retired yet, or between two such.
+    pub(crate) fn contains(&self, ipa: Ipa) -> bool {
+        self.trees.lock().as_ref().is_some_and(|(range, _)| range.contains(&ipa))
+    }
+}

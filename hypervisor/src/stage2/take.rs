@@ -1,0 +1,320 @@
+//! Taking memory away from a guest: hot-remove, straight down.
+
+use super::descriptor::{Entry, Level, Mark};
+use super::edit::Edit;
+use super::regime::STOCK;
+use super::space::Space;
+use super::walk::{Place, Table};
+use crate::addr::{Ipa, IpaRange};
+use crate::mem::{Flushed, GracePeriod, Order, OutOfMemory};
+
+/// What [`Space::take_pages`] did.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// How many of the pages were dealt with, from the first on. The rest needs another batch.
+    pub done: usize,
+    /// How many of these had a frame, which the guest has lost.
+    pub taken: usize,
+    /// How many had none, and are marked now.
+    pub marked: usize,
+    /// How many were marked already: the guest named them twice.
+    pub repeated: usize,
+    /// How many are not the guest's RAM.
+    pub outside: usize,
+}
+
+/// Why nothing was taken or returned.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum TakeError {
+    /// There is no frame for a table that says which part of a block is left.
+    OutOfMemory,
+    /// The range is not of whole pages of the guest's RAM.
+    Outside,
+}
+
+impl From<OutOfMemory> for TakeError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// How far [`Space::take_range`] got.
+#[must_use]
+pub struct Taken<'s> {
+    /// What was taken; to be retired.
+    pub flushed: Flushed<'s>,
+    /// Where the next call goes on; `None` where all of the range is taken.
+    pub next: Option<Ipa>,
+}
+
+impl<'m> Space<'m> {
+    /// Takes the pages at `pages`, in any order, out of the space and marks them as ballooned.
+    ///
+    /// One batch, one flush: a block of which a page is taken is broken, and its table shown after the
+    /// flush with the pages missing already. At most [`STOCK`] tables are made, so the batch may end
+    /// early: see [`Pages::done`], which is at least 1. On an error nothing has changed.
+    pub fn take_pages(&self, pages: &[Ipa]) -> Result<(Pages, Flushed<'_>), TakeError> {
+        let mut edit = self.edit();
+        let plan = self.plan(edit.root(), pages, Mark::Ballooned);
+        edit.reserve(plan.tables)?;
+        let mut pages_done = Pages { done: plan.pages, ..Pages::default() };
+        let batch = pages.get(..plan.pages).unwrap_or(pages);
+        for page in self.in_ram(batch, &mut pages_done.outside) {
+            match edit.take_page(page) {
+                Was::Mapped => pages_done.taken += 1,
+                Was::Empty => pages_done.marked += 1,
+                Was::Ballooned => pages_done.repeated += 1,
+            }
+        }
+        edit.collapse_around(batch);
+        Ok((pages_done, edit.finish()))
+    }
+
+    /// Gives back the right to the pages at `pages`, in any order: what was ballooned is empty, and
+    /// populated by the next touch. Pages that are not ballooned are left alone and counted as
+    /// repeated; ends early as [`Space::take_pages`] does. On an error nothing has changed.
+    pub fn return_pages(&self, pages: &[Ipa]) -> Result<(Pages, Flushed<'_>), TakeError> {
+        let mut edit = self.edit();
+        let plan = self.plan(edit.root(), pages, Mark::Empty);
+        edit.reserve(plan.tables)?;
+        let mut pages_done = Pages { done: plan.pages, ..Pages::default() };
+        let batch = pages.get(..plan.pages).unwrap_or(pages);
+        for page in self.in_ram(batch, &mut pages_done.outside) {
+            match edit.return_page(page) {
+                Was::Ballooned => pages_done.marked += 1,
+                Was::Empty | Was::Mapped => pages_done.repeated += 1,
+            }
+        }
+        edit.collapse_around(batch);
+        Ok((pages_done, edit.finish()))
+    }
+
+    /// Takes all that is mapped in `range` out of the space and leaves `mark`: each block, and each
+    /// table that lies within, by one store.
+    ///
+    /// May end early, after a bounded number of tables: see [`Taken::next`]. On an error nothing has changed.
+    pub fn take_range(&self, range: IpaRange, mark: Mark) -> Result<Taken<'_>, TakeError> {
+        self.check(&range)?;
+        let range = self.widen(range, mark);
+        let mut edit = self.edit();
+        edit.reserve(tables_for_ends(edit.root(), &range, mark))?;
+        let root = edit.root();
+        let reached = edit.take_in(root, range.clone(), mark);
+        edit.collapse_around(&[range.start, reached]);
+        let flushed = edit.finish();
+        Ok(Taken { flushed, next: Some(reached).filter(|&reached| reached < range.end) })
+    }
+
+    /// Takes everything out of the space, which is as it was when it was made; returns when all of it is retired.
+    /// Takes as long as there are tables.
+    pub fn clear(&self) -> Result<GracePeriod, TakeError> {
+        let mut range = self.ram();
+        loop {
+            let taken = self.take_range(range.clone(), Mark::Empty)?;
+            let next = taken.next;
+            let grace = taken.flushed.retire();
+            match next {
+                Some(next) => range.start = next,
+                None => return Ok(grace),
+            }
+        }
+    }
+
+    /// Widens a range that reaches to an end of RAM over what lies beyond, where nothing is mapped: then the tables
+    /// that RAM does not fill leave with it.
+    fn widen(&self, range: IpaRange, mark: Mark) -> IpaRange {
+        let block = Order::BLOCK_1G.bytes();
+        if mark == Mark::Ballooned || range.is_empty() {
+            return range;
+        }
+        let start =
+            if range.start == self.ram.start { range.start.align_down(block) } else { range.start };
+        let above = range.end.align_up(block).filter(|_| range.end == self.ram.end);
+        start..above.unwrap_or(range.end)
+    }
+
+    fn check(&self, range: &IpaRange) -> Result<(), TakeError> {
+        let page = Order::PAGE.bytes();
+        let whole = range.start.is_aligned(page) && range.end.is_aligned(page);
+        let inside = self.ram.start <= range.start && range.end <= self.ram.end;
+        if whole && inside && range.start <= range.end { Ok(()) } else { Err(TakeError::Outside) }
+    }
+
+    /// Returns the pages of `pages` that are RAM, by their first byte, and counts the others.
+    fn in_ram(&self, pages: &[Ipa], outside: &mut usize) -> impl Iterator<Item = Ipa> {
+        let ram = self.ram.clone();
+        pages.iter().map(|page| page.align_down(Order::PAGE.bytes())).filter(move |page| {
+            let inside = ram.contains(page);
+            *outside += usize::from(!inside);
+            inside
+        })
+    }
+
+    /// Plans a batch that leaves `mark`: how many of `pages` can be dealt with, and how many tables that takes at most.
+    fn plan(&self, root: Table<'_>, pages: &[Ipa], mark: Mark) -> Plan {
+        let mut tables = 0;
+        let mut before = None;
+        for (index, &page) in pages.iter().enumerate() {
+            let region = page.align_down(Order::BLOCK_2M.bytes());
+            // A table that was made for the page before serves this one too.
+            if before == Some(region) || !self.ram.contains(&page) {
+                continue;
+            }
+            before = Some(region);
+            let needed = tables_for_page(root, page, mark);
+            if tables + needed > STOCK {
+                return Plan { pages: index, tables };
+            }
+            tables += needed;
+        }
+        Plan { pages: pages.len(), tables }
+    }
+}
+
+struct Plan {
+    pages: usize,
+    tables: usize,
+}
+
+/// Returns how many tables it takes to write `mark` for the page at `ipa` alone.
+fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
+    let place = root.find(ipa);
+    let nothing_to_do = match place.entry {
+        Entry::Absent(now) => now == mark,
+        Entry::Leaf(_) => mark == Mark::Empty,
+        Entry::Table(_) | Entry::Pending(_) => true,
+    };
+    if nothing_to_do { 0 } else { Level::Three as usize - place.level() as usize }
+}
+
+/// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie within blocks.
+fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
+    let for_end = |end: Ipa| {
+        let place = root.find(end);
+        let aligned = end.is_aligned(place.level().order().bytes());
+        match place.entry {
+            Entry::Absent(now) if now == mark => 0,
+            _ if aligned => 0,
+            _ if end.is_aligned(Order::BLOCK_2M.bytes()) => {
+                Level::Two as usize - place.level() as usize
+            }
+            _ => Level::Three as usize - place.level() as usize,
+        }
+    };
+    for_end(range.start) + for_end(range.end)
+}
+
+/// What a page was before it was taken or returned.
+enum Was {
+    Mapped,
+    Empty,
+    Ballooned,
+}
+
+impl<'s> Edit<'s, '_> {
+    /// Removes the page at `ipa` and marks it as ballooned.
+    fn take_page(&mut self, ipa: Ipa) -> Was {
+        let place = self.split_down_to(ipa);
+        match place.entry {
+            Entry::Absent(Mark::Ballooned) => Was::Ballooned,
+            Entry::Absent(Mark::Empty) if place.level() < Level::Three => {
+                self.mark(ipa, Order::PAGE, Mark::Ballooned);
+                Was::Empty
+            }
+            Entry::Absent(Mark::Empty) => {
+                self.unlink(&place, ipa, Mark::Ballooned);
+                Was::Empty
+            }
+            _ => {
+                self.unlink(&place, ipa, Mark::Ballooned);
+                Was::Mapped
+            }
+        }
+    }
+
+    /// Marks the page at `ipa` as empty, if it is ballooned.
+    fn return_page(&mut self, ipa: Ipa) -> Was {
+        let place = self.root().find(ipa);
+        match place.entry {
+            Entry::Absent(Mark::Ballooned) if place.level() < Level::Three => {
+                self.mark(ipa, Order::PAGE, Mark::Empty);
+                Was::Ballooned
+            }
+            Entry::Absent(Mark::Ballooned) => {
+                self.unlink(&place, ipa, Mark::Empty);
+                Was::Ballooned
+            }
+            Entry::Absent(Mark::Empty) => Was::Empty,
+            _ => Was::Mapped,
+        }
+    }
+
+    /// Removes all that `table` and the tables below it map in `range`, leaving `mark`; returns where
+    /// it stopped.
+    fn take_in(&mut self, table: Table<'s>, range: IpaRange, mark: Mark) -> Ipa {
+        let mut at = range.start;
+        while at < range.end {
+            let mut place = Place::load(table, at);
+            let covers = place.covers(at);
+            let part = at..covers.end.min(range.end);
+            if part == covers {
+                let is_tree = table.below(place.entry).is_some();
+                if is_tree && !self.has_room_for_tree() {
+                    return at;
+                }
+                self.unlink(&place, at, mark);
+            } else if place.entry != Entry::Absent(mark) {
+                match place.entry {
+                    Entry::Leaf(_) => _ = self.split(&place, at),
+                    Entry::Absent(_) => self.mark(at, largest_within(&part), mark),
+                    Entry::Table(_) | Entry::Pending(_) => {}
+                }
+                place = Place::load(table, at);
+                if let Some(below) = table.below(place.entry) {
+                    let reached = self.take_in(below, part.clone(), mark);
+                    if reached < part.end {
+                        return reached;
+                    }
+                }
+            }
+            at = part.end;
+        }
+        at
+    }
+
+    /// Splits blocks until nothing larger than a page maps `ipa`; returns its entry.
+    fn split_down_to(&mut self, ipa: Ipa) -> Place<'s> {
+        loop {
+            let place = self.root().find(ipa);
+            let too_large = matches!(place.entry, Entry::Leaf(_)) && place.level() < Level::Three;
+            if !too_large || self.split(&place, ipa).is_none() {
+                return place;
+            }
+        }
+    }
+
+    /// Collapses the tables of `pages`, as far as a bounded look at them tells.
+    fn collapse_around(&mut self, pages: &[Ipa]) {
+        let mut before = None;
+        let mut left = MOST_LOOKED_AT;
+        for page in pages {
+            let region = page.align_down(Order::BLOCK_2M.bytes());
+            if before != Some(region) && self.space().ram.contains(page) && left > 0 {
+                left = left.saturating_sub(self.collapse(region));
+            }
+            before = Some(region);
+        }
+    }
+}
+
+/// How many entries a batch looks at to find tables that have become empty. A guest that names pages
+/// so that more would be needed keeps its tables.
+const MOST_LOOKED_AT: u64 = 4096;
+
+/// Returns the order of the largest entry below level 1 that begins where `range` begins and lies within it.
+fn largest_within(range: &IpaRange) -> Order {
+    let block = Order::BLOCK_2M;
+    let end = range.start.checked_add(block.bytes());
+    let fits = range.start.is_aligned(block.bytes()) && end.is_some_and(|end| end <= range.end);
+    if fits { block } else { Order::PAGE }
+}

@@ -1,0 +1,192 @@
+//! Walking a guest's tables in software, without a lock.
+//!
+//! A walk loads one descriptor a level with *acquire* and follows it. It pairs with the *release* with
+//! which an edit stores a descriptor: whoever sees a table's address sees the table's contents (the
+//! litmus shape MP). Nothing else is needed against edits that only change leaves.
+//!
+//! Against edits that take tables away there is the epoch: a [`Table`] lives as long as the pin (or the
+//! writer lock) that it was made under, and a table that an edit unlinks is not reused before every
+//! pin of that time is gone. A walk that already stood in such a table reads what was there when it was
+//! unlinked, since nobody changes a table that is no longer linked. No reference to the crate's
+//! `PageTable` is ever made here, only to the one word that is being read.
+#![expect(unsafe_code, reason = "reads table memory through raw pointers")]
+
+use super::descriptor::{ENTRIES, Entry, Level, Mark};
+use crate::addr::{Frame, Ipa, IpaRange, Pa};
+use crate::arch;
+use crate::mem::Order;
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A table that stays readable for as long as `'p`, the time of a pin or of the writer lock.
+#[derive(Copy, Clone)]
+pub(crate) struct Table<'p> {
+    pa: Pa,
+    level: Level,
+    _pin: PhantomData<&'p ()>,
+}
+
+impl<'p> Table<'p> {
+    /// Names the table of `level` at `pa`.
+    ///
+    /// # Safety
+    ///
+    /// For all of `'p` the frame at `pa` holds a table, or nobody else can reach it, or its grace
+    /// period cannot pass.
+    pub(super) const unsafe fn new(pa: Pa, level: Level) -> Self {
+        Self { pa, level, _pin: PhantomData }
+    }
+
+    pub(crate) const fn pa(self) -> Pa {
+        self.pa
+    }
+
+    pub(crate) const fn level(self) -> Level {
+        self.level
+    }
+
+    /// Returns descriptor number `index`, taken modulo 512.
+    #[inline]
+    pub(crate) fn slot(self, index: usize) -> &'p AtomicU64 {
+        let first = arch::memory::pointer(self.pa).cast::<AtomicU64>();
+        // SAFETY: a table is 512 aligned words that are only ever accessed atomically while they can be
+        // reached, the index is below 512, and the maker of `self` promised that the table stays for `'p`.
+        unsafe { first.add(index % ENTRIES as usize).as_ref() }
+    }
+
+    /// Returns the table that `entry`, just loaded from this table, leads to.
+    #[inline]
+    pub(crate) fn below(self, entry: Entry) -> Option<Table<'p>> {
+        match entry {
+            Entry::Table(pa) | Entry::Pending(pa) => {
+                let level = self.level.below()?;
+                // SAFETY: the descriptor was read within `'p`, so the table could be reached within it and
+                // cannot be reused before its end.
+                Some(unsafe { Table::new(pa, level) })
+            }
+            Entry::Absent(_) | Entry::Leaf(_) => None,
+        }
+    }
+
+    /// Returns the deepest descriptor for `ipa`, in at most three loads.
+    #[inline]
+    pub(crate) fn find(self, ipa: Ipa) -> Place<'p> {
+        let mut table = self;
+        loop {
+            let place = Place::load(table, ipa);
+            match table.below(place.entry) {
+                Some(below) => table = below,
+                None => return place,
+            }
+        }
+    }
+
+    /// Returns the descriptor for `ipa` in the table of `level`, or the one above that ends the walk.
+    pub(crate) fn find_at(self, ipa: Ipa, level: Level) -> Place<'p> {
+        let mut table = self;
+        loop {
+            let place = Place::load(table, ipa);
+            match table.below(place.entry) {
+                Some(below) if table.level < level => table = below,
+                _ => return place,
+            }
+        }
+    }
+}
+
+/// A descriptor: where it stands and what it said when it was loaded.
+#[derive(Copy, Clone)]
+pub(crate) struct Place<'p> {
+    pub(crate) table: Table<'p>,
+    pub(crate) slot: &'p AtomicU64,
+    pub(crate) bits: u64,
+    pub(crate) entry: Entry,
+}
+
+impl<'p> Place<'p> {
+    /// Loads the descriptor for `ipa` in `table`.
+    #[inline]
+    pub(crate) fn load(table: Table<'p>, ipa: Ipa) -> Self {
+        let slot = table.slot(table.level.index(ipa));
+        // Acquire: pairs with the release of the store that linked what the descriptor points to.
+        let bits = slot.load(Ordering::Acquire);
+        Self { table, slot, bits, entry: Entry::decode(bits, table.level) }
+    }
+
+    pub(crate) const fn level(&self) -> Level {
+        self.table.level
+    }
+
+    /// Returns what the descriptor covers, of which `ipa` is a part.
+    pub(crate) fn covers(&self, ipa: Ipa) -> IpaRange {
+        let bytes = self.level().order().bytes();
+        let start = ipa.align_down(bytes);
+        start..Ipa::new(start.as_u64().saturating_add(bytes))
+    }
+
+    /// Returns what `ipa` is mapped to, if it is.
+    #[inline]
+    pub(crate) fn leaf(&self, ipa: Ipa) -> Result<Leaf<'p>, Absent> {
+        let level = self.table.level;
+        match self.entry {
+            Entry::Leaf(first) => {
+                Ok(Leaf { first, level, bits: self.bits, ipa, _pin: PhantomData })
+            }
+            Entry::Absent(mark) => Err(Absent { mark, level }),
+            // Tables below level 3 do not exist; read as nothing, the audit reports it.
+            Entry::Table(_) | Entry::Pending(_) => Err(Absent { mark: Mark::Empty, level }),
+        }
+    }
+}
+
+/// A page or block that an IPA is mapped to; its frames are not reused within `'p`.
+#[derive(Copy, Clone, Debug)]
+pub struct Leaf<'p> {
+    first: Pa,
+    level: Level,
+    bits: u64,
+    ipa: Ipa,
+    _pin: PhantomData<&'p ()>,
+}
+
+impl Leaf<'_> {
+    /// Returns the address of the byte that was asked for.
+    pub fn pa(&self) -> Pa {
+        let offset = self.ipa.as_u64() & (self.order().bytes() - 1);
+        Pa::new(self.first.as_u64() | offset)
+    }
+
+    /// Returns the frame of the byte that was asked for; `None` above 16 TiB.
+    pub fn frame(&self) -> Option<Frame> {
+        Frame::containing(self.pa())
+    }
+
+    /// Returns the first byte of the page or block.
+    pub const fn first(&self) -> Pa {
+        self.first
+    }
+
+    /// Returns the size of the page or block.
+    pub const fn order(&self) -> Order {
+        self.level.order()
+    }
+
+    /// Returns the level of the descriptor, 1 to 3.
+    pub const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Returns the descriptor.
+    pub const fn bits(&self) -> u64 {
+        self.bits
+    }
+}
+
+/// Says that an IPA is not mapped, and why.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// Whether it was never populated or given up.
+    pub mark: Mark,
+    /// The level of the descriptor that says so: how much is absent with it.
+    pub level: Level,
+}
