@@ -50,7 +50,7 @@ use crate::sync::{AtomicU64, Edge, Ordering, fence_for, is_missing, ordering};
 use core::marker::PhantomData;
 
 #[cfg(all(test, loom))]
-mod model;
+pub(crate) mod model;
 
 /// How many records there are. A model has fewer CPUs, so that it can try everything.
 const RECORDS: usize = if cfg!(loom) { 3 } else { MAX_CPUS };
@@ -145,7 +145,7 @@ impl Epoch {
     /// Pins `cpu`, which must be the one that this runs on.
     #[inline]
     pub fn pin(&self, cpu: CpuId) -> Pin<'_> {
-        let own = &self.cpus[cpu.index()];
+        let own = self.record(cpu);
         let state = own.state.load(Ordering::Relaxed);
         if state & PINS != 0 {
             // Nested: the outer pin's announcement is older, and so protects more.
@@ -165,7 +165,13 @@ impl Epoch {
 
     /// Says whether `cpu` holds a pin. It must not wait for a grace period then.
     pub fn is_pinned(&self, cpu: CpuId) -> bool {
-        self.cpus[cpu.index()].state.load(Ordering::Relaxed) & PINS != 0
+        self.record(cpu).state.load(Ordering::Relaxed) & PINS != 0
+    }
+
+    #[inline(always)]
+    fn record(&self, cpu: CpuId) -> &Record {
+        // The remainder is the index, and spares a check.
+        &self.cpus[cpu.index() % RECORDS]
     }
 
     /// Returns the epoch in which what the caller has unlinked, by then, is retired.

@@ -72,6 +72,12 @@ pub enum Edge {
     AdvanceRelease,
     /// The acquire in `Epoch::has_passed`.
     PassedAcquire,
+    /// The release of a head in the frame table.
+    HeadRelease,
+    /// The acquire of a head in the frame table.
+    HeadAcquire,
+    /// Not a fence: that a split writes the parts before it shortens the whole.
+    PartsFirst,
     /// Not a fence: the second epoch of the grace period.
     SecondEpoch,
     /// Not a fence: the grace period.

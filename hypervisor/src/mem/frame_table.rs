@@ -7,9 +7,9 @@
 //! counts; records inside of a block are left over from when there were smaller blocks, and mean
 //! nothing. So a block of 1 GiB changes hands by one store.
 //!
-//! To find the block that a frame is in, look at the place where the head of a block of each order
-//! would be, from the largest order down: the first record whose block reaches the frame is it. A
-//! left-over record is never found, because the block that it lies in is larger and found first.
+//! To find the block that a frame is in, look at each place where its head may be, from the largest
+//! order down: the first record whose block reaches the frame is it. A left-over record is never
+//! found, because the block that it lies in is larger and found first.
 //!
 //! # What a lookup sees while blocks split and merge
 //!
@@ -20,11 +20,11 @@
 //! true at some moment between its beginning and its end, and it always finds a block where there
 //! is memory.
 
-#![expect(unsafe_code, reason = "takes memory from boot for the records")]
+#![cfg_attr(not(loom), expect(unsafe_code, reason = "takes memory from boot for the records"))]
 
 use super::{GuestId, Order, Owner};
 use crate::addr::{BLOCK_1G, Frame, Ipa, PAGE_SIZE, PaRange};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Edge, Ordering, ordering};
 #[cfg(not(loom))]
 use core::ptr::NonNull;
 
@@ -182,11 +182,11 @@ impl Record {
     pub(super) fn head(&self) -> Head {
         // Acquire: pairs with the release of `set_head`. A lookup that sees a head shortened by a
         // split sees the heads of the parts.
-        Head(self.head.load(Ordering::Acquire))
+        Head(self.head.load(ordering(Edge::HeadAcquire, Ordering::Acquire)))
     }
 
     pub(super) fn set_head(&self, head: Head) {
-        self.head.store(head.0, Ordering::Release);
+        self.head.store(head.0, ordering(Edge::HeadRelease, Ordering::Release));
     }
 
     pub(super) fn next(&self) -> Option<Frame> {
@@ -313,13 +313,19 @@ impl FrameTable {
     /// Takes no lock; see the head of this file for what it sees while blocks change.
     pub fn owner_of(&self, frame: Frame) -> Cover {
         if let Some(region) = self.region(frame) {
-            for order in (0..=Order::MAX.get()).rev().filter_map(Order::new) {
-                let head = Frame::new(frame.number() & !(order.frames() - 1));
-                let Some(record) = region.get(head) else { continue };
-                let record = record.head();
-                if record.kind() != Kind::None && record.order() >= order {
-                    return Cover::of(head, record);
+            // The heads that may cover the frame: its number with ever more of the low bits kept.
+            let mut rest = frame.number() & (Order::MAX.frames() - 1);
+            let mut head = Frame::new(frame.number() ^ rest);
+            loop {
+                if let Some(record) = region.get(head) {
+                    let record = record.head();
+                    if record.kind() != Kind::None && rest < record.order().frames() {
+                        return Cover::of(head, record);
+                    }
                 }
+                let Some(bit) = rest.checked_ilog2() else { break };
+                rest ^= 1 << bit;
+                head = Frame::new(head.number() | 1 << bit);
             }
         }
         Cover { head: frame, order: Order::PAGE, owner: Owner::Offline, ipa: None }

@@ -5,9 +5,14 @@ use crate::addr::{BLOCK_1G, BLOCK_2M, Pa, PaRange};
 use crate::arch;
 
 /// Makes memory of `bytes` (a multiple of 2 MiB, at least 4 MiB) that nobody else has: the first
-/// 2 MiB are the table pool, the rest is free and dirty. It begins at a multiple of 1 GiB.
+/// 2 MiB are the table pool, the rest is free and dirty. It begins at a multiple of its own size
+/// rounded up to a power of two, or of 1 GiB.
 pub fn memory(bytes: u64) -> &'static Memory {
-    let range = arch::memory::take(bytes, BLOCK_1G);
+    memory_in(arch::memory::take(bytes, bytes.next_power_of_two().min(BLOCK_1G)))
+}
+
+/// Makes memory, as [`memory`] does, of a range of the arena, and forgets what was there before.
+pub fn memory_in(range: PaRange) -> &'static Memory {
     let memory = Memory::new(frame_table(core::slice::from_ref(&range)));
     let pool = range.start..Pa::new(range.start.as_u64() + BLOCK_2M);
     memory.claim_hypervisor(pool.clone()).expect("nothing is claimed yet");

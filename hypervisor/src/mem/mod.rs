@@ -15,6 +15,7 @@
 //! retired (retire.rs), then the table pool (tables.rs) or the free lists (buddy.rs), never both of
 //! these; `known` (boot.rs) before the free lists. Lookups in the frame table take no lock.
 
+mod assign;
 mod boot;
 mod buddy;
 mod chain;
@@ -24,6 +25,8 @@ mod fault;
 mod frame_table;
 #[cfg(not(target_os = "none"))]
 pub mod host;
+#[cfg(all(test, loom))]
+pub(crate) mod model;
 mod order;
 mod owner;
 mod retire;
@@ -33,6 +36,7 @@ mod teardown;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+pub use assign::{Assigned, NotMergeable};
 pub use boot::{MAX_RANGES, RangeError};
 pub use chain::Chain;
 pub use counts::{Counts, GuestCounts};
@@ -43,12 +47,11 @@ pub use retire::{GracePeriod, POISON, RetiredCounts, Waiting};
 pub use tables::{HypervisorFrame, TableFrame};
 pub use teardown::{Flushed, Retiring, Unlinked};
 
-use crate::addr::{Frame, Ipa, PAGE_SIZE};
+use crate::addr::{Frame, PAGE_SIZE};
 use crate::arch;
 use crate::epoch::{self, Epoch};
 use crate::sync::{AtomicBool, AtomicU64, Lock, Ordering};
 use buddy::{Buddy, Content};
-use frame_table::{Head, Kind};
 
 /// How much zeroed memory in blocks of 2 MiB and more is kept ready, in frames: 64 MiB.
 const DEFAULT_WATERMARK: u64 = (64 << 20) / PAGE_SIZE;
@@ -92,19 +95,6 @@ pub struct Clean {
     first: Frame,
     order: Order,
 }
-
-/// A block that the frame table now says is a guest's. It is for the caller to map it.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Assigned {
-    /// The block's first frame.
-    pub first: Frame,
-    /// Its size.
-    pub order: Order,
-}
-
-/// The parts are not all of one guest, of one size, and consecutive.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct NotMergeable;
 
 impl Clean {
     const fn new(first: Frame, order: Order) -> Self {
@@ -211,60 +201,6 @@ impl Memory {
     /// Takes back a block that was not used, and is still all zeroes.
     pub fn give_back(&self, unused: Clean) {
         self.free.lock().insert(&self.table, unused.first, unused.order, Content::Clean);
-    }
-
-    /// Makes `block` the guest's, which will see it at `ipa`. Cannot fail; the caller maps it then.
-    pub fn assign(&self, block: Clean, guest: GuestId, ipa: Ipa) -> Assigned {
-        let Clean { first, order } = block;
-        self.table.at(first).set_head(Head::of_guest(Kind::Guest, order, guest).at(ipa));
-        if let Some(of) = self.guests.get(guest.index()) {
-            of.frames.fetch_add(u64::from(order.frames()), Ordering::Relaxed);
-        }
-        Assigned { first, order }
-    }
-
-    /// Splits a guest's block of order `from` into blocks of order `to`, so that they can be
-    /// retired each for itself. Writes a record for each part.
-    ///
-    /// The caller holds the guest's writer lock, as for [`Memory::merge_assigned`].
-    pub fn split_assigned(&self, first: Frame, from: Order, to: Order) {
-        let record = self.table.at(first);
-        let head = record.head();
-        debug_assert_eq!((head.kind(), head.order()), (Kind::Guest, from));
-        let (Some(guest), Some(ipa)) = (head.guest(), head.ipa()) else { return };
-        let part = |index: u32| {
-            Head::of_guest(Kind::Guest, to, guest)
-                .at(Ipa::from_page(ipa.page() + u64::from(index * to.frames())))
-        };
-        let count = from.frames() / to.frames();
-        // The parts first, the shorter head last: lookups go on meanwhile.
-        for index in (0..count).rev() {
-            let frame = Frame::new(first.number() + index * to.frames());
-            self.table.at(frame).set_head(part(index));
-        }
-    }
-
-    /// Makes one block of order `to` of the guest's blocks of order `from` that begin at `first`, if
-    /// they are consecutive in memory and in the guest, and aligned.
-    pub fn merge_assigned(&self, first: Frame, from: Order, to: Order) -> Result<(), NotMergeable> {
-        let head = self.table.at(first).head();
-        let (Kind::Guest, Some(guest), Some(ipa)) = (head.kind(), head.guest(), head.ipa()) else {
-            return Err(NotMergeable);
-        };
-        if !first.pa().is_aligned(to.bytes()) || !ipa.is_aligned(to.bytes()) || from > to {
-            return Err(NotMergeable);
-        }
-        for index in 0..to.frames() / from.frames() {
-            let distance = index * from.frames();
-            let expected = Head::of_guest(Kind::Guest, from, guest)
-                .at(Ipa::from_page(ipa.page() + u64::from(distance)));
-            let part = self.table.get(Frame::new(first.number() + distance));
-            if part.is_none_or(|part| part.head() != expected) {
-                return Err(NotMergeable);
-            }
-        }
-        self.table.at(first).set_head(Head::of_guest(Kind::Guest, to, guest).at(ipa));
-        Ok(())
     }
 
     fn now(&self) -> u64 {

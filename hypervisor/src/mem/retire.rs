@@ -89,24 +89,19 @@ impl Garbage {
         now: u64,
     ) -> GracePeriod {
         // Under the lock, so that what comes later never has an earlier epoch.
-        let epoch = epoch.retiring();
+        let number = epoch.retiring();
+        // Whatever is in the bag of this epoch from three epochs ago leaves it.
+        self.expire(epoch, table, now);
         self.retired += chain.frames();
-        let longest = &mut self.longest;
-        let Some(bag) = self.bags.get_mut((epoch.get() % 3) as usize) else {
+        let Some(bag) = self.bags.get_mut((number.get() % 3) as usize) else {
             unreachable!("a remainder of 3")
         };
-        if bag.epoch != epoch {
-            // Three epochs old at least: the grace period has passed. The bag after this one is
-            // one epoch younger than this and may have expired too, but nothing older is anywhere.
-            *longest = (*longest).max(bag.age(now));
-            self.expired.splice(table, core::mem::take(&mut bag.chain));
-            bag.epoch = epoch;
-        }
+        bag.epoch = number;
         if bag.chain.is_empty() {
             bag.since = now;
         }
         bag.chain.splice(table, chain);
-        GracePeriod { epoch, through: self.retired }
+        GracePeriod { epoch: number, through: self.retired }
     }
 
     /// Moves what is past its grace period to the expired chain.

@@ -118,6 +118,10 @@ impl Memory {
 
     /// Zeroes some of the pool, at most 64 KiB. Says whether there was anything to do.
     pub(super) fn scrub_pool(&self) -> bool {
+        if cfg!(feature = "no-grace") {
+            // The poison is to stay for as long as it can.
+            return false;
+        }
         let most = Order::new(SMALL_GROWTH).unwrap_or(Order::PAGE);
         let taken = {
             let mut pool = self.pool.lock();

@@ -2,6 +2,7 @@
 
 use super::host::memory;
 use super::*;
+use crate::addr::Ipa;
 
 const MIB: u64 = 1 << 20;
 
