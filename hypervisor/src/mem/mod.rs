@@ -32,6 +32,7 @@ mod owner;
 mod retire;
 mod scrub;
 mod tables;
+#[cfg(not(loom))]
 mod teardown;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -45,6 +46,7 @@ pub use order::Order;
 pub use owner::{GuestId, MAX_GUESTS, Owner};
 pub use retire::{GracePeriod, POISON, RetiredCounts, Waiting};
 pub use tables::{HypervisorFrame, TableFrame};
+#[cfg(not(loom))]
 pub use teardown::{Flushed, Retiring, Unlinked};
 
 use crate::addr::{Frame, PAGE_SIZE};
