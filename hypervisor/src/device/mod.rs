@@ -1,4 +1,5 @@
-//! The devices a guest sees, as pure models: no registers, no locks of their own, no allocation.
+//! The devices a guest sees, as pure models: no registers, no locks of their own (but the GIC, which
+//! every vCPU reaches at once), no allocation.
 //!
 //! An exit hands an access to a model, the model changes and says what is to be done next: set an
 //! interrupt line, go on working, transmit a byte. What a guest wrote is an allegation until
@@ -10,6 +11,7 @@ use crate::addr::Ipa;
 
 #[cfg(test)]
 pub(crate) mod fake_memory;
+pub mod gic;
 pub mod pl011;
 pub mod sparse;
 pub mod virtio;

@@ -1,0 +1,9 @@
+//! Tests of the GIC, on a machine that has CPU interfaces of its own.
+
+mod backed;
+mod lifecycle;
+mod machine;
+mod overflow;
+mod power;
+mod registers;
+mod routing;
