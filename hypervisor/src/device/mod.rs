@@ -9,7 +9,7 @@ use core::fmt;
 
 use crate::addr::Ipa;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod fake_memory;
 pub mod gic;
 pub mod pl011;

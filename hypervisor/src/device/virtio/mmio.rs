@@ -132,6 +132,9 @@ pub struct Transport<D> {
     /// A reset is not finished outside of the device.
     resetting: bool,
     fault: Option<QueueFault>,
+    /// A guest can repeat each of these for ever; the log is for others too.
+    breakdowns: Sparse,
+    refusals: Sparse,
     odd_accesses: Sparse,
 }
 
@@ -154,6 +157,8 @@ impl<D: Device> Transport<D> {
             last_served: 0,
             resetting: false,
             fault: None,
+            breakdowns: Sparse::new(),
+            refusals: Sparse::new(),
             odd_accesses: Sparse::new(),
         }
     }
@@ -169,6 +174,15 @@ impl<D: Device> Transport<D> {
         let result = change(&mut self.device);
         self.take_signals();
         result
+    }
+
+    /// Says whether [`Transport::process`] has something to do.
+    pub fn outstanding(&self) -> Progress {
+        if self.resetting || (self.is_live() && self.pending != 0) {
+            Progress::MoreWork
+        } else {
+            Progress::Done
+        }
     }
 
     /// Returns the level of the interrupt line: high while a cause is unacknowledged. To be copied
@@ -322,14 +336,6 @@ impl<D: Device> Transport<D> {
             .map(u32::trailing_zeros)
     }
 
-    fn outstanding(&self) -> Progress {
-        if self.resetting || (self.is_live() && self.pending != 0) {
-            Progress::MoreWork
-        } else {
-            Progress::Done
-        }
-    }
-
     fn offered(&self) -> u64 {
         self.device.features() | feature::COMMON
     }
@@ -357,7 +363,7 @@ impl<D: Device> Transport<D> {
         }
         if added.contains(Status::DRIVER_OK) && !(self.status | added).contains(Status::FEATURES_OK)
         {
-            log::warn!("{}: DRIVER_OK before FEATURES_OK, ignored", self.label);
+            self.refuse(format_args!("DRIVER_OK before FEATURES_OK"));
             added -= Status::DRIVER_OK;
         }
         self.status |= added;
@@ -372,7 +378,7 @@ impl<D: Device> Transport<D> {
     fn agree(&mut self) -> bool {
         let (asked, offered) = (self.driver_features, self.offered());
         if asked & !offered != 0 || asked & feature::VERSION_1 == 0 || self.unknown_features {
-            log::warn!("{}: features {asked:#x} refused, offered {offered:#x}", self.label);
+            self.refuse(format_args!("features {asked:#x}, offered are {offered:#x}"));
             return false;
         }
         self.device.negotiated(asked);
@@ -437,13 +443,18 @@ impl<D: Device> Transport<D> {
 
     /// Gives the device up until its driver resets it (§2.1.2).
     fn break_down(&mut self, queue: u32, fault: QueueFault) {
-        log::warn!("{}: queue {queue}: {fault}; needs reset", self.label);
+        self.pending = 0;
+        if self.fault.is_some() {
+            return;
+        }
+        self.fault = Some(fault);
+        self.status |= Status::NEEDS_RESET;
         if self.status.contains(Status::DRIVER_OK) {
             self.interrupt |= Cause::CONFIG_CHANGE;
         }
-        self.status |= Status::NEEDS_RESET;
-        self.fault = Some(fault);
-        self.pending = 0;
+        if let Some(count) = self.breakdowns.add(1) {
+            log::warn!("{}: queue {queue}: {fault}; needs reset ({count})", self.label);
+        }
     }
 
     fn take_signals(&mut self) {
@@ -456,6 +467,12 @@ impl<D: Device> Transport<D> {
         }
         if self.is_live() {
             self.pending |= signals.queues & ((1 << QUEUES) - 1);
+        }
+    }
+
+    fn refuse(&mut self, what: fmt::Arguments<'_>) {
+        if let Some(count) = self.refusals.add(1) {
+            log::warn!("{}: refused {what} ({count})", self.label);
         }
     }
 

@@ -17,13 +17,16 @@
 pub mod balloon;
 pub mod chain;
 pub mod device;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod driver;
 pub mod fault;
 pub mod mmio;
+#[cfg(all(test, loom))]
+mod model;
+mod order;
 pub mod queue;
 pub mod reader;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use device::{Context, Device, Progress, Signals};

@@ -1,24 +1,10 @@
 //! A split virtqueue (virtio 1.2 §2.7), the device's side.
 //!
-//! # Order
-//!
-//! The guest's driver runs at the same time on other CPUs. Four pairs order the two sides; each
-//! fence here pairs with the driver's barrier of the same number (Linux: `drivers/virtio/
-//! virtio_ring.c`).
-//!
-//! 1. The driver writes the ring entry and the descriptors, then the available index. We read the
-//!    index, *acquire*, then the entry: otherwise an entry from the last lap.
-//! 2. We write the used element, *release*, then the used index: otherwise the driver takes an
-//!    element from the last lap.
-//! 3. We write the available event, *full*, then read the available index once more; the driver
-//!    writes the index, full barrier, reads the event. Otherwise (store buffering) both read the
-//!    old value, the driver does not notify, we sleep, and the request waits for ever.
-//! 4. We write the used index, *full*, then read the used event; the driver writes the event, full
-//!    barrier, reads the index. Otherwise the interrupt is lost in the same way.
-
-use core::sync::atomic::{Ordering, fence};
+//! The guest's driver runs at the same time on other CPUs. Four pairs of fences order the two
+//! sides: `order::Pair` names them and says what each forbids.
 
 use super::chain::{Chain, DESCRIPTOR_BYTES};
+use super::order::{self, Pair};
 use super::{QueueFault, feature};
 use crate::addr::Ipa;
 use crate::device::{GuestMemory, MemoryFault};
@@ -135,7 +121,7 @@ impl Queue {
         {
             return Ok(None);
         }
-        fence(Ordering::Acquire); // Pair 1.
+        order::fence(Pair::Available);
         let slot = u64::from(self.next_available & (self.size - 1));
         let head = memory.read_u16(at(self.layout.available, RING_HEADER + slot * 2))?;
         let table = Ipa::new(self.layout.descriptors);
@@ -165,7 +151,7 @@ impl Queue {
         let event = RING_HEADER + u64::from(self.size) * USED_ELEMENT;
         memory.write_u16(at(self.layout.used, event), self.next_available)?;
         self.armed = Some(self.next_available);
-        fence(Ordering::SeqCst); // Pair 3.
+        order::fence(Pair::Notification);
         Ok(true)
     }
 
@@ -189,7 +175,7 @@ impl Queue {
         let place = at(self.layout.used, RING_HEADER + slot * USED_ELEMENT);
         memory.write(place, &element.to_le_bytes())?;
         self.next_used = self.next_used.wrapping_add(1);
-        fence(Ordering::Release); // Pair 2.
+        order::fence(Pair::Used);
         memory.write_u16(at(self.layout.used, 2), self.next_used)?;
         Ok(())
     }
@@ -204,7 +190,7 @@ impl Queue {
         if self.told == self.next_used {
             return Ok(false);
         }
-        fence(Ordering::SeqCst); // Pair 4.
+        order::fence(Pair::Interrupt);
         let wanted = if self.event_index {
             let event = RING_HEADER + u64::from(self.size) * 2;
             let event = memory.read_u16(at(self.layout.available, event))?;
@@ -228,7 +214,7 @@ fn at(ring: u64, offset: u64) -> Ipa {
     Ipa::new(ring.wrapping_add(offset))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

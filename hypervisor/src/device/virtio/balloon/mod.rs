@@ -5,12 +5,12 @@
 //! migration and are not offered.
 
 mod backend;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod fake_backend;
 mod pages;
 mod report;
 mod stats;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use backend::{BalloonBackend, Mistake, Outcome};

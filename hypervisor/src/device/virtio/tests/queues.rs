@@ -1,5 +1,6 @@
 //! Well-formed queues: chains, indirect tables, notification and interrupt suppression, wrapping.
 
+use crate::addr::Ipa;
 use crate::device::GuestMemory;
 use crate::device::fake_memory::FakeMemory;
 use crate::device::virtio::driver::{BUFFERS, DriverQueue, INDIRECT, Machine, NEXT};
@@ -137,6 +138,27 @@ fn the_event_index_asks_for_exactly_the_next_notification() {
     machine.work();
     assert!(queue.take(&machine.memory).is_some());
     assert!(queue.take(&machine.memory).is_some());
+}
+
+#[test]
+fn what_is_queued_while_the_device_falls_asleep_is_seen() {
+    let (mut machine, mut queue) = machine(ALL);
+    let pages = [machine.put_pages(0, &[PAGE]), machine.put_pages(0x100, &[PAGE + 1])];
+    queue.add(&machine.memory, &pages[..1]);
+    // The second chain is described already. It becomes available between the device's last look
+    // and its asking to be notified, so the driver sees no need to notify.
+    DriverQueue::describe(&machine.memory, queue.descriptors, 1, (pages[1].0, 4, 0, 0));
+    let event = queue.used.checked_add(4 + 8 * 128).unwrap();
+    let place = |ipa: Ipa| ipa.checked_sub(FakeMemory::START).unwrap() as usize;
+    let (event, ring) = (place(event), place(queue.available));
+    machine.memory.set_adversary(move |bytes, _| {
+        if bytes[event] == 1 {
+            bytes[ring + 6] = 1;
+            bytes[ring + 2] = 2;
+        }
+    });
+    queue.kick(&mut machine);
+    assert_eq!(ballooned(&machine), [PAGE, PAGE + 1]);
 }
 
 #[test]

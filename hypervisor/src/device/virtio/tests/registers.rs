@@ -151,6 +151,7 @@ fn a_queue_that_cannot_be_breaks_the_device() {
         assert_eq!(queue(&mut machine, Some((offset, value))), 0);
         assert_ne!(machine.read(register::STATUS) & status::NEEDS_RESET, 0);
         assert!(machine.transport.fault().is_some());
+        assert!(!machine.transport.line(), "no driver to be told yet");
 
         // The good twin, behind a reset.
         machine.negotiate(ALL);
