@@ -194,7 +194,7 @@ fn a_walker_an_advancer_and_a_remover() {
 
 #[test]
 fn a_walker_that_walks_twice() {
-    check(one_walker(2), None, None).expect("the protocol holds");
+    check(one_walker(2), None, 5).expect("the protocol holds");
 }
 
 #[test]

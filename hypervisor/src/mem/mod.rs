@@ -176,10 +176,8 @@ impl Memory {
     /// now, and that takes as long as it takes: not for orders above [`Order::BLOCK_2M`] on behalf of
     /// a running guest. See [`Memory::allocate_ready`].
     pub fn allocate(&self, order: Order) -> Result<Clean, OutOfMemory> {
-        match self.allocate_ready(order) {
-            Ok(clean) => Ok(clean),
-            Err(_) => self.allocate_any(order),
-        }
+        self.injected_failure(order)?;
+        self.allocate_any(order)
     }
 
     /// Takes a block of zeroes if one is ready; never zeroes, and never waits.

@@ -1,0 +1,171 @@
+//! The memory manager as a whole, on the host.
+
+mod blocks;
+mod random;
+mod threads;
+
+use super::host::memory;
+use super::*;
+use crate::addr::{BLOCK_2M, Ipa};
+
+const MIB: u64 = 1 << 20;
+
+fn guest(index: usize) -> GuestId {
+    GuestId::new(index).expect("a small number")
+}
+
+fn settle(memory: &Memory) {
+    while memory.idle_step() {}
+}
+
+#[test]
+fn a_block_goes_round_from_free_to_guest_to_free() {
+    let memory = memory(16 * MIB);
+    let before = memory.counts();
+    assert_eq!(before.in_hand(), 0);
+    let block = memory.allocate(Order::BLOCK_2M).expect("14 MiB are free");
+    assert_eq!(memory.counts().in_hand(), 512);
+    let given = memory.assign(block, guest(1), Ipa::new(0x4000_0000));
+    let inside = Frame::new(given.first.number() + 5);
+    let cover = memory.frames().owner_of(inside);
+    assert_eq!((cover.head, cover.order), (given.first, Order::BLOCK_2M));
+    assert_eq!(cover.owner, Owner::Guest(guest(1)));
+    assert_eq!(cover.ipa_of(inside), Some(Ipa::new(0x4000_5000)));
+    assert_eq!(memory.counts().guest(guest(1)).frames, 512);
+
+    let mut chain = Chain::new();
+    chain.push(memory.frames(), given.first, given.order);
+    assert_eq!(memory.frames().owner_of(inside).owner, Owner::Retired);
+    let grace = memory.retire_chain(chain);
+    assert_eq!(memory.counts().retired, 512);
+    memory.quiesce(grace);
+    assert_eq!(memory.frames().owner_of(inside).owner, Owner::Free);
+    settle(memory);
+    let after = memory.counts();
+    assert_eq!(after.free(), before.free());
+    assert_eq!(after.in_hand(), 0);
+    assert_eq!(after.dirty, 0);
+}
+
+#[test]
+fn a_pin_holds_up_the_grace_period_and_dropping_it_ends_that() {
+    let memory = memory(16 * MIB);
+    let table = memory.table_frame(guest(0)).expect("the pool is full");
+    let pin = memory.pin();
+    let nested = memory.pin();
+    let mut chain = Chain::new();
+    chain.push(memory.frames(), table.frame(), Order::PAGE);
+    let grace = memory.retire_chain(chain);
+    settle(memory);
+    assert!(!memory.is_over(grace));
+    drop(pin);
+    settle(memory);
+    assert!(!memory.is_over(grace), "the nested pin counts on its own");
+    assert_eq!(memory.frames().owner_of(table.frame()).owner, Owner::Retired);
+    drop(nested);
+    settle(memory);
+    assert!(memory.is_over(grace));
+    assert_eq!(memory.frames().owner_of(table.frame()).owner, Owner::Hypervisor);
+    assert_eq!(memory.counts().in_hand(), 0);
+}
+
+#[test]
+fn what_is_retired_is_recycled_in_the_order_of_retirement_over_many_epochs() {
+    let memory = memory(16 * MIB);
+    let mut graces = Vec::new();
+    for index in 0..20 {
+        let block = memory.allocate(Order::PAGE).expect("there is enough");
+        let given = memory.assign(block, guest(index % 2), Ipa::from_page(index as u64));
+        let mut chain = Chain::new();
+        chain.push(memory.frames(), given.first, given.order);
+        graces.push(memory.retire_chain(chain));
+        // Three advances, so that each retirement finds the bag that it needs in use.
+        for _ in 0..index % 4 {
+            assert!(memory.epoch().try_advance());
+        }
+    }
+    memory.quiesce(graces[9]);
+    assert!(graces[..=9].iter().all(|&grace| memory.is_over(grace)));
+    settle(memory);
+    assert!(graces.iter().all(|&grace| memory.is_over(grace)));
+    assert_eq!((memory.counts().retired, memory.counts().in_hand()), (0, 0));
+}
+
+#[test]
+fn past_the_bound_the_remover_ends_grace_periods_itself() {
+    let memory = memory(16 * MIB);
+    memory.set_retired_bound(600);
+    for index in 0..4 {
+        let block = memory.allocate(Order::BLOCK_2M).expect("it was recycled");
+        let given = memory.assign(block, guest(0), Ipa::new(index * BLOCK_2M));
+        let mut chain = Chain::new();
+        chain.push(memory.frames(), given.first, given.order);
+        let _ = memory.retire_chain(chain);
+        assert!(memory.counts().retired <= 600, "nobody is idle here");
+    }
+}
+
+#[test]
+fn a_pinned_remover_does_not_wait_for_itself() {
+    let memory = memory(16 * MIB);
+    memory.set_retired_bound(0);
+    let block = memory.allocate(Order::BLOCK_2M).expect("14 MiB are free");
+    let given = memory.assign(block, guest(0), Ipa::new(0));
+    let pin = memory.pin();
+    let mut chain = Chain::new();
+    chain.push(memory.frames(), given.first, given.order);
+    let grace = memory.retire_chain(chain);
+    assert!(!memory.is_over(grace));
+    drop(pin);
+    memory.quiesce(grace);
+    assert!(memory.is_over(grace));
+}
+
+#[test]
+fn the_oldest_pin_is_visible() {
+    let memory = memory(16 * MIB);
+    let cpu = arch::cpu::CpuId::new(3).expect("a small number");
+    for _ in 0..5 {
+        assert!(memory.epoch().try_advance());
+    }
+    let _pin = memory.epoch().pin(cpu);
+    while memory.epoch().try_advance() {}
+    let snapshot = memory.epoch().snapshot();
+    assert_eq!((snapshot.epoch.get(), snapshot.cpus[3].announced.get()), (6, 5));
+    assert_eq!((snapshot.cpus[3].pins, snapshot.cpus[2].pins), (1, 0));
+}
+
+#[test]
+fn injected_failures_leave_everything_as_it_was() {
+    let memory = memory(16 * MIB);
+    memory.fail_after(2);
+    let first = memory.allocate(Order::PAGE).expect("the first succeeds");
+    let second = memory.table_frame(guest(0)).expect("the second succeeds");
+    let counts = memory.counts();
+    assert!(memory.allocate(Order::PAGE).is_err());
+    assert!(memory.table_frame(guest(0)).is_err());
+    assert!(memory.hypervisor_frame().is_err());
+    assert_eq!(memory.fail_never(), 3);
+    let after = memory.counts();
+    assert_eq!((after.free(), after.pool), (counts.free(), counts.pool));
+    memory.give_back(first);
+    memory.give_back_table(second);
+    memory.fail_once_after(0);
+    assert!(memory.allocate(Order::PAGE).is_err());
+    memory.give_back(memory.allocate(Order::PAGE).expect("only one fails"));
+    assert_eq!(memory.fail_never(), 1);
+}
+
+#[test]
+fn the_pool_grows_until_memory_is_used_up_and_says_so_then() {
+    let memory = memory(4 * MIB);
+    let mut tables = Vec::new();
+    while let Ok(table) = memory.table_frame(guest(0)) {
+        tables.push(table);
+    }
+    assert_eq!(tables.len(), 1024, "every frame became a table");
+    assert_eq!(memory.counts().free(), 0);
+    assert_eq!(memory.counts().guest(guest(0)).tables, 1024);
+    tables.into_iter().for_each(|table| memory.give_back_table(table));
+    assert_eq!((memory.counts().pool, memory.counts().in_hand()), (1024, 0));
+}
