@@ -15,6 +15,8 @@ use dtoolkit::{Node, Property};
 pub const MAX_GUESTS: usize = 8;
 /// The longest name of a guest in bytes.
 pub const MAX_NAME: usize = 31;
+/// The longest command line in bytes: Linux cuts one that is longer (COMMAND_LINE_SIZE on arm64).
+pub const MAX_COMMAND_LINE: usize = 2047;
 const COMPATIBLE: &[u8] = b"sluice,manifest-v1\0";
 
 /// When a guest's memory gets frames.
@@ -260,6 +262,11 @@ impl<'r, 'a> Reader<'r, 'a> {
             Some("eager") => Population::Eager,
             Some(_) => return Err(self.wrong("population", Wrong::Form("\"eager\" or \"lazy\""))),
         };
+        let command_line = self.text("command-line")?.unwrap_or_default();
+        if command_line.len() > MAX_COMMAND_LINE {
+            let wrong = Wrong::Range(command_line.len() as u64, "at most 2047 bytes long");
+            return Err(self.wrong("command-line", wrong));
+        }
         Ok(GuestConfig {
             name: self.name.clone(),
             vcpus: vcpus as usize,
@@ -269,7 +276,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             image,
             initrd,
             placement,
-            command_line: self.text("command-line")?.unwrap_or_default(),
+            command_line,
             population,
             held: self.node.property("held").is_some(),
         })

@@ -3,4 +3,6 @@
 pub mod bundle;
 pub mod image;
 pub mod layout;
+pub mod loader;
+pub mod machine_tree;
 pub mod manifest;

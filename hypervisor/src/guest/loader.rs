@@ -1,0 +1,204 @@
+//! Puts a guest's images into its memory.
+
+use super::image::DEVICE_TREE_MAX;
+use super::layout;
+use super::machine_tree::{self, Description};
+use super::manifest::GuestConfig;
+use crate::addr::{BLOCK_2M, Ipa};
+use crate::mem::GuestId;
+use core::fmt;
+
+/// What the first vCPU starts with (Documentation/arch/arm64/booting.rst in Linux): the MMU off, at EL1,
+/// x1 to x3 zero.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The kernel's first instruction.
+    pub pc: Ipa,
+    /// The device tree, for x0.
+    pub device_tree: Ipa,
+}
+
+/// Why a guest's images are not in its memory.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum LoadError<E> {
+    /// Its memory could not be written.
+    Write {
+        /// What was being written.
+        what: &'static str,
+        /// Where in it the write began.
+        at: Ipa,
+        /// Why.
+        cause: E,
+    },
+    /// The device tree is larger than the boot protocol allows.
+    TreeTooLarge {
+        /// Its size in bytes.
+        size: usize,
+    },
+}
+
+impl<E: fmt::Debug> fmt::Display for LoadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write { what, at, cause } => {
+                write!(f, "the {what} could not be written at {at}: {cause:?}")
+            }
+            Self::TreeTooLarge { size } => {
+                write!(f, "the device tree takes {size} bytes; {DEVICE_TREE_MAX} is the most")
+            }
+        }
+    }
+}
+
+/// Writes kernel, initrd and device tree of guest `id` through `write`, which gets parts that do not cross a
+/// 2 MiB boundary, in ascending order within each image.
+///
+/// The guest starts with its caches off: `write` must see to it that what it wrote is visible at the point of
+/// coherency, and that no stale instruction is fetched there. Memory that is not written must read as zero, as the
+/// kernel's .bss is in it. `entropy` is stirred into the kernel's choice of its own address.
+///
+/// # Errors
+///
+/// [`LoadError`]; some of the images may have been written.
+pub fn load<E>(
+    config: &GuestConfig<'_>,
+    id: GuestId,
+    entropy: u64,
+    mut write: impl FnMut(Ipa, &[u8]) -> Result<(), E>,
+) -> Result<Loaded, LoadError<E>> {
+    let placement = &config.placement;
+    let tree = machine_tree::write(&Description {
+        vcpus: config.vcpus,
+        memory: config.memory,
+        command_line: &config.command_line,
+        initrd: placement.initrd.clone(),
+        kaslr_seed: Some(entropy.rotate_left(id.index() as u32)),
+        rng_seed: None,
+    });
+    if tree.len() as u64 > DEVICE_TREE_MAX {
+        return Err(LoadError::TreeTooLarge { size: tree.len() });
+    }
+    let initrd_start = placement.initrd.as_ref().map_or(layout::RAM_START, |range| range.start);
+    let images = [
+        ("kernel", placement.kernel, config.kernel),
+        ("initrd", initrd_start, config.initrd),
+        ("device tree", placement.device_tree, tree.as_slice()),
+    ];
+    for (what, start, bytes) in images {
+        write_parts(start, bytes, &mut write).map_err(|(at, cause)| LoadError::Write {
+            what,
+            at,
+            cause,
+        })?;
+    }
+    Ok(Loaded { pc: placement.kernel, device_tree: placement.device_tree })
+}
+
+fn write_parts<E>(
+    start: Ipa,
+    bytes: &[u8],
+    write: &mut impl FnMut(Ipa, &[u8]) -> Result<(), E>,
+) -> Result<(), (Ipa, E)> {
+    let mut at = start;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let room = BLOCK_2M - at.as_u64() % BLOCK_2M;
+        let (part, after) = rest.split_at(rest.len().min(room as usize));
+        write(at, part).map_err(|cause| (at, cause))?;
+        // The placement was checked to be in the guest's memory: this does not overflow.
+        at = Ipa::new(at.as_u64().saturating_add(part.len() as u64));
+        rest = after;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::bundle::{Bundle, tests::archive};
+    use crate::guest::image::{Image, Placement};
+    use crate::guest::manifest::Population;
+    use dtoolkit::fdt::Fdt;
+    use dtoolkit::{Node, Property};
+
+    const MIB: usize = 1 << 20;
+
+    fn config<'a>(kernel: &'a [u8], initrd: &'a [u8]) -> GuestConfig<'a> {
+        let memory = 64 << 20;
+        let image = Image::parse(kernel).expect("it is a flat binary");
+        GuestConfig {
+            name: "one".into(),
+            vcpus: 2,
+            memory,
+            maximum_memory: memory,
+            kernel,
+            image,
+            initrd,
+            placement: Placement::find(image, initrd.len() as u64, memory).expect("it fits"),
+            command_line: "quiet".into(),
+            population: Population::Lazy,
+            held: false,
+        }
+    }
+
+    fn id() -> GuestId {
+        GuestId::new(3).expect("it is small")
+    }
+
+    #[test]
+    fn images_are_where_the_entry_and_the_tree_say() {
+        let files = archive(&[("k", &[0xaa; 5 * MIB + 3]), ("i", &[0xbb; 3 * MIB + 1])]);
+        let bundle = Bundle::new(&files);
+        let file = |name| bundle.find(name).expect("the archive is good").expect("it is there");
+        let config = config(file("k"), file("i"));
+        let mut memory = vec![0u8; 64 * MIB];
+        let loaded = load(&config, id(), 1, |ipa, bytes| {
+            let start = (ipa.as_u64() - layout::RAM_START.as_u64()) as usize;
+            let end = start + bytes.len();
+            assert_eq!(start / (2 * MIB), (end - 1) / (2 * MIB), "a part crosses a block");
+            assert!(memory[start..end].iter().all(|&byte| byte == 0), "images overlap");
+            memory[start..end].copy_from_slice(bytes);
+            Ok::<(), ()>(())
+        })
+        .expect("nothing fails");
+        let at = |ipa: Ipa| (ipa.as_u64() - layout::RAM_START.as_u64()) as usize;
+        assert_eq!(at(loaded.pc), 0x8_0000);
+        assert_eq!(memory[at(loaded.pc)..][..5 * MIB + 3], [0xaa; 5 * MIB + 3]);
+        let tree = &memory[at(loaded.device_tree)..];
+        let size = u32::from_be_bytes(tree[4..8].try_into().expect("a header has more"));
+        let tree = Fdt::new(&tree[..size as usize]).expect("the tree is there");
+        let chosen = tree.find_node("/chosen").expect("there is a chosen node");
+        let number = |name| {
+            let property = chosen.property(name).expect("it is set");
+            u64::from_be_bytes(property.value().try_into().expect("it has two cells"))
+        };
+        let (start, end) = (number("linux,initrd-start"), number("linux,initrd-end"));
+        assert_eq!(memory[at(Ipa::new(start))..at(Ipa::new(end))], [0xbb; 3 * MIB + 1]);
+    }
+
+    #[test]
+    fn a_write_that_fails_names_what_was_being_written() {
+        let config = config(&[1; 100], &[2; 100]);
+        let initrd = config.placement.initrd.clone().expect("there is one").start;
+        let outcome =
+            load(&config, id(), 1, |ipa, _| if ipa == initrd { Err("no memory") } else { Ok(()) });
+        let error = outcome.expect_err("the initrd cannot be written");
+        assert_eq!(error, LoadError::Write { what: "initrd", at: initrd, cause: "no memory" });
+        assert!(error.to_string().starts_with("the initrd could not be written at 0x40"));
+    }
+
+    #[test]
+    fn guests_that_start_at_once_have_different_seeds() {
+        let config = config(&[1; 100], &[]);
+        let tree = |id| {
+            let mut last = Vec::new();
+            load(&config, id, 0x1234_5678, |_, bytes| {
+                last = bytes.to_vec();
+                Ok::<(), ()>(())
+            })
+            .expect("nothing fails");
+            last
+        };
+        assert_ne!(tree(GuestId::new(0).unwrap()), tree(GuestId::new(1).unwrap()));
+    }
+}
