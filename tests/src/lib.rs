@@ -2,7 +2,13 @@
 //!
 //! Nothing here links the hypervisor; it is used as its users have it, as an image.
 
+pub mod artefacts;
 pub mod bundle;
+pub mod console;
+pub mod control;
 pub mod cpio;
+pub mod failure;
 pub mod flat_image;
 pub mod initramfs;
+pub mod machine;
+pub mod shell;
