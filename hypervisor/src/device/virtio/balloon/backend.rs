@@ -28,7 +28,7 @@ impl fmt::Display for Mistake {
 pub struct Outcome {
     /// How many elements were dealt with, from the first on, whatever became of each. The others
     /// are presented again in a later call: so the backend keeps its stretch bounded, or, with 0,
-    /// says that it is busy.
+    /// says that it is busy. A range that was dealt with in part is presented again as a whole.
     pub handled: usize,
     /// How many pages of 4 KiB changed hands.
     pub pages: u64,

@@ -87,6 +87,7 @@ pub struct Balloon<B: ?Sized> {
     target: u32,
     /// How many pages the driver says are in it.
     actual: u32,
+    /// What the driver fills free pages with; 0 without the feature.
     poison: u32,
     inflate: PageQueue,
     deflate: PageQueue,
@@ -179,9 +180,8 @@ impl<B: BalloonBackend + ?Sized> Balloon<B> {
 
     /// Returns the configuration space as the driver sees it.
     fn config(&self) -> [u8; CONFIG_BYTES] {
-        let poison = if self.has(feature::PAGE_POISON) { self.poison } else { 0 };
         // The third field is for free page hints.
-        let fields = [self.target, self.actual, 0, poison];
+        let fields = [self.target, self.actual, 0, self.poison];
         let mut bytes = [0; CONFIG_BYTES];
         for (place, field) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(fields) {
             *place = field.to_le_bytes();
@@ -292,7 +292,7 @@ impl<B: BalloonBackend + ?Sized> Device for Balloon<B> {
         let Context { memory, backend, now } = context;
         // Reported pages come back as zeroes; a driver that poisons its free pages would take that
         // for a write to freed memory (§5.5.6.7.2).
-        let poisoned = self.has(feature::PAGE_POISON) && self.poison != 0;
+        let poisoned = self.poison != 0;
         let (label, counters) = (self.label, &mut self.counters);
         let mut note = |outcome: Outcome| {
             counters.add(label, role, &outcome);

@@ -108,6 +108,47 @@ fn numbers_may_be_cut_anywhere() {
 }
 
 #[test]
+fn a_number_cut_between_two_slices_is_whole() {
+    // A slice ends after 64 descriptors: with these first pieces within a number.
+    for first in 1..8 {
+        let mut machine = Machine::new();
+        let mut queues = machine.probe(ALL);
+        let pages = run(0..30);
+        let (start, length, _) = machine.put_pages(0, &pages);
+        let rest = (first..length).map(|at| (start.checked_add(at.into()).unwrap(), 1, false));
+        let buffers: Vec<_> = [(start, first, false)].into_iter().chain(rest).collect();
+        queues[0].add(&machine.memory, &buffers);
+        queues[0].kick(&mut machine);
+        let taken: Vec<u32> = machine.backend.ballooned.iter().copied().collect();
+        assert_eq!(taken, pages, "first piece of {first}");
+    }
+}
+
+#[test]
+fn a_reset_drops_what_was_in_work() {
+    let mut machine = Machine::new();
+    let mut queues = machine.probe(ALL);
+    machine.backend.pace = 0;
+    machine.patience = 3;
+    for (queue, start) in [(0, 0), (1, 0x400)] {
+        let buffer = machine.put_pages(start, &run(0..10));
+        queues[queue].add(&machine.memory, &[buffer]);
+        queues[queue].kick(&mut machine);
+    }
+    queues[3].add(&machine.memory, &[(Ipa::new(0x5000_0000), BLOCK_2M as u32, true)]);
+    queues[3].kick(&mut machine);
+    machine.backend.pace = usize::MAX;
+    machine.patience = u64::MAX;
+    let mut queues = machine.probe(ALL);
+    for index in 0..4 {
+        machine.write(register::QUEUE_NOTIFY, index);
+    }
+    assert!(machine.backend.ballooned.is_empty() && machine.backend.reported.is_empty());
+    assert_eq!(machine.transport.device().counters().mistakes.count(), 0);
+    assert!(queues.iter_mut().all(|queue| queue.take(&machine.memory).is_none()));
+}
+
+#[test]
 fn bytes_that_make_no_number_are_passed_over() {
     let mut machine = Machine::new();
     let mut queues = machine.probe(ALL);

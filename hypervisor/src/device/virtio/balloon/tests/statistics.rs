@@ -45,6 +45,11 @@ fn statistics_come_when_they_are_asked_for() {
 
     machine.now = 20;
     assert_eq!(machine.transport.update(|balloon| balloon.request_stats()), Ok(()));
+    assert_eq!(
+        machine.transport.update(|balloon| balloon.request_stats()),
+        Err(NoStatistics::Outstanding),
+        "once is enough"
+    );
     machine.work();
     assert_eq!(machine.interrupt(), 1);
     assert!(queue.take(&machine.memory).is_some());
