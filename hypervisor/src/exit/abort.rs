@@ -1,0 +1,96 @@
+//! Stage-2 faults: memory to be populated, devices, and what is not there.
+
+use super::syndrome::{DataAbort, Fault, fault_ipa, injected};
+use super::{Next, mmio, skip_instruction};
+use crate::addr::Ipa;
+use crate::arch::{context, entry};
+use crate::mem::Order;
+use crate::sched::Loaded;
+use crate::stage2::PopulateError;
+use crate::system::System;
+use core::sync::atomic::Ordering;
+
+/// How much is populated at a touch, where nothing is in the way.
+const TOUCH: Order = Order::BLOCK_2M;
+
+/// Handles a load or store that stage 2 did not allow.
+pub fn data(system: &'static System, loaded: &mut Loaded, abort: DataAbort) -> Next {
+    let ipa = fault_ipa(entry::fault_page(), entry::fault_address());
+    if loaded.guest.ram().contains(&ipa) && abort.fault != (Fault::Other { status: 0x10 }) {
+        return memory(loaded, ipa, false, abort.write);
+    }
+    if abort.cache_maintenance {
+        // There is nothing to maintain where no memory is.
+        skip_instruction();
+        return Next::Resume;
+    }
+    let Some(access) = abort.access.filter(|_| !abort.walk && !abort.address_unknown) else {
+        absent(loaded, ipa, false, abort.write, "an access that its syndrome does not describe");
+        return Next::Resume;
+    };
+    if mmio::access(system, loaded, ipa, access, abort.write) {
+        skip_instruction();
+    } else {
+        absent(loaded, ipa, false, abort.write, "nothing is there");
+    }
+    Next::Resume
+}
+
+/// Handles an instruction fetch that stage 2 did not allow.
+pub fn instruction(_system: &'static System, loaded: &mut Loaded, _fault: Fault) -> Next {
+    let ipa = fault_ipa(entry::fault_page(), entry::fault_address());
+    if loaded.guest.ram().contains(&ipa) {
+        return memory(loaded, ipa, true, false);
+    }
+    absent(loaded, ipa, true, false, "no instruction can be fetched there");
+    Next::Resume
+}
+
+fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next {
+    match loaded.guest.space.populate(ipa, TOUCH) {
+        Ok(_) => {}
+        Err(PopulateError::Ballooned) => {
+            absent(loaded, ipa, instruction, write, "the page is in the balloon");
+        }
+        Err(PopulateError::Outside) => absent(loaded, ipa, instruction, write, "nothing is there"),
+        Err(PopulateError::OutOfMemory) => {
+            // The guest is not to blame, and goes on as soon as there is memory.
+            out_of_memory(loaded, ipa);
+            return Next::Yield;
+        }
+    }
+    Next::Resume
+}
+
+#[cold]
+fn out_of_memory(loaded: &Loaded, ipa: Ipa) {
+    let faults = loaded.guest.faults.fetch_add(1, Ordering::Relaxed);
+    if faults.is_power_of_two() {
+        log::error!(
+            "guest {}: vCPU {} waits for memory at {ipa}: none is free; balloon a guest to go on",
+            loaded.guest.name(),
+            loaded.vcpu.index
+        );
+    }
+}
+
+/// Gives the guest a synchronous external abort, and the log a line.
+#[cold]
+fn absent(loaded: &Loaded, ipa: Ipa, instruction: bool, write: bool, why: &str) {
+    let faults = loaded.guest.faults.fetch_add(1, Ordering::Relaxed) + 1;
+    if faults < 16 || faults.is_power_of_two() {
+        log::warn!(
+            "guest {}: vCPU {}: {} at {ipa} (pc {:#x}): {why}; it gets an external abort ({faults} so far)",
+            loaded.guest.name(),
+            loaded.vcpu.index,
+            match (instruction, write) {
+                (true, _) => "fetch",
+                (_, true) => "store",
+                _ => "load",
+            },
+            entry::guest_pc()
+        );
+    }
+    let syndrome = injected::external_abort(entry::guest_pstate(), instruction, write);
+    context::inject(syndrome, Some(entry::fault_address()));
+}

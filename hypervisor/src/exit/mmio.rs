@@ -1,0 +1,115 @@
+//! Loads and stores to a guest's devices.
+
+use super::interrupts;
+use super::syndrome::Access;
+use crate::addr::{Ipa, IpaRange};
+use crate::device::Width;
+use crate::device::gic::{Place, intid};
+use crate::device::virtio::mmio::read_empty_slot;
+use crate::guest::layout;
+use crate::sched::Loaded;
+use crate::system::System;
+
+fn offset(range: &IpaRange, ipa: Ipa) -> Option<u64> {
+    if range.contains(&ipa) { ipa.checked_sub(range.start) } else { None }
+}
+
+/// Carries out an access to the device at `ipa`. `false`: there is none.
+pub fn access(
+    system: &'static System,
+    loaded: &mut Loaded,
+    ipa: Ipa,
+    access: Access,
+    write: bool,
+) -> bool {
+    let width = match access.size {
+        1 => Width::Byte,
+        2 => Width::Half,
+        4 => Width::Word,
+        _ => Width::Double,
+    };
+    let registers = &mut loaded.own.registers.x;
+    if write {
+        // Register 31 is the zero register here.
+        let value = registers.get(usize::from(access.register)).copied().unwrap_or(0);
+        return store(system, loaded, ipa, width, width.truncate(value));
+    }
+    let Some(value) = load(system, loaded, ipa, width) else { return false };
+    if let Some(register) = loaded.own.registers.x.get_mut(usize::from(access.register)) {
+        *register = access.extend(value);
+    }
+    true
+}
+
+fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) -> Option<u64> {
+    let guest = loaded.guest;
+    if let Some(place) = gic_place(loaded, ipa) {
+        if place.shows_live_state() {
+            interrupts::fold(system, loaded);
+            let kick = guest.gic.refresh(loaded.vcpu.index, place);
+            guest.kick(system, kick);
+        }
+        return Some(guest.gic.read(place, width));
+    }
+    if let Some(offset) = offset(&layout::UART, ipa) {
+        let (value, line) = {
+            let mut uart = guest.uart.lock();
+            (uart.read(offset, width), uart.line())
+        };
+        guest.kick(system, guest.gic.inject_spi(intid::UART, line));
+        system.uart_has_room(guest);
+        return Some(value);
+    }
+    let offset = offset(&layout::VIRTIO, ipa)?;
+    let register = offset % layout::VIRTIO_SLOT_SIZE;
+    if offset / layout::VIRTIO_SLOT_SIZE == layout::BALLOON_SLOT as u64 {
+        return Some(guest.balloon.lock().read(register, width));
+    }
+    Some(read_empty_slot(register, width))
+}
+
+fn store(
+    system: &'static System,
+    loaded: &mut Loaded,
+    ipa: Ipa,
+    width: Width,
+    value: u64,
+) -> bool {
+    let guest = loaded.guest;
+    if let Some(place) = gic_place(loaded, ipa) {
+        let kick = guest.gic.write(loaded.vcpu.index, place, width, value);
+        guest.kick(system, kick);
+        return true;
+    }
+    if let Some(offset) = offset(&layout::UART, ipa) {
+        let (byte, line) = {
+            let mut uart = guest.uart.lock();
+            (uart.write(offset, width, value), uart.line())
+        };
+        if let Some(byte) = byte {
+            system.guest_output(guest, byte);
+        }
+        guest.kick(system, guest.gic.inject_spi(intid::UART, line));
+        return true;
+    }
+    let Some(offset) = offset(&layout::VIRTIO, ipa) else { return false };
+    let register = offset % layout::VIRTIO_SLOT_SIZE;
+    if offset / layout::VIRTIO_SLOT_SIZE == layout::BALLOON_SLOT as u64 {
+        let more = guest.balloon.lock().write(register, width, value).is_more();
+        guest.serve_balloon(system, more);
+    }
+    true
+}
+
+fn gic_place(loaded: &Loaded, ipa: Ipa) -> Option<Place> {
+    if let Some(offset) = offset(&layout::DISTRIBUTOR, ipa) {
+        return Place::in_distributor(offset);
+    }
+    let offset = offset(&layout::REDISTRIBUTORS, ipa)?;
+    let vcpus = loaded.guest.vcpus.len() as u64;
+    if offset / crate::device::gic::REDISTRIBUTOR_BYTES < vcpus {
+        Place::in_redistributors(offset)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,284 @@
+//! A guest while it lives: its memory, its vCPUs, its devices, and how it starts, stops and starts again.
+
+use super::layout;
+use super::loader;
+use super::manifest::{GuestConfig, Population};
+use crate::addr::{Ipa, IpaRange, ipa_range};
+use crate::arch::cpu::CpuId;
+use crate::device::gic::{self, Gic, Kick};
+use crate::device::pl011::Pl011;
+use crate::device::virtio::balloon::Balloon;
+use crate::device::virtio::{Transport, mmio};
+use crate::mem::{GuestId, Memory, Order};
+use crate::stage2::{Mark, PopulateError, Space};
+use crate::system::System;
+use crate::vcpu::{Entry, Vcpu};
+use crate::device::virtio::balloon::BalloonBackend;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use spin::Mutex;
+
+/// Why a guest's vCPUs must leave it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    /// It is to be off.
+    Off = 1,
+    /// It is to start anew.
+    Reset = 2,
+}
+
+/// Why a guest cannot start.
+#[derive(Clone, Debug)]
+pub enum StartError {
+    /// Its images could not be written to its memory.
+    Load(loader::LoadError<PopulateError>),
+    /// There is no memory for all of it, and it is to have all of it at once.
+    Populate(Ipa, PopulateError),
+    /// It is on.
+    AlreadyOn,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load(error) => write!(f, "its images cannot be loaded: {error}"),
+            Self::Populate(ipa, PopulateError::OutOfMemory) => {
+                write!(f, "memory ran out at {ipa}; make it smaller, or populate it lazily")
+            }
+            Self::Populate(ipa, error) => write!(f, "{ipa} cannot be populated: {error:?}"),
+            Self::AlreadyOn => f.write_str("it is on already"),
+        }
+    }
+}
+
+/// The balloon behind its registers.
+pub type BalloonSlot = Transport<Balloon<dyn BalloonBackend>>;
+
+/// A guest.
+pub struct Guest {
+    /// Its number.
+    pub id: GuestId,
+    /// What the manifest says of it.
+    pub config: GuestConfig<'static>,
+    /// What its physical addresses lead to.
+    pub space: Space<'static>,
+    /// Its interrupt controller.
+    pub gic: Gic,
+    /// Its console.
+    pub uart: Mutex<Pl011>,
+    /// Its balloon.
+    pub balloon: Mutex<BalloonSlot>,
+    /// Its vCPUs.
+    pub vcpus: Vec<Vcpu>,
+    /// How many of them are not off.
+    online: AtomicUsize,
+    stop: AtomicU8,
+    /// When it was started, in ticks; 0 while it is off.
+    started: AtomicU64,
+    /// Accesses to what is not there, for the log.
+    pub faults: AtomicU64,
+}
+
+/// Why a guest cannot be made.
+#[derive(Clone, Debug)]
+pub struct MakeError(pub String);
+
+impl Guest {
+    /// Makes a guest of `config`, off, whose vCPUs run on the first `cpus` CPUs in turn.
+    pub fn new(
+        id: GuestId,
+        config: GuestConfig<'static>,
+        memory: &'static Memory,
+        vmid: crate::stage2::Vmid,
+        cpus: usize,
+    ) -> Result<Self, MakeError> {
+        let number = id.index() as u8;
+        let ram = ipa_range(layout::RAM_START, config.memory)
+            .ok_or_else(|| MakeError(String::from("its memory does not fit an address space")))?;
+        let space = Space::new(memory, id, vmid, ram)
+            .map_err(|error| MakeError(alloc::format!("no address space: {error:?}")))?;
+        let gic = Gic::new(number, config.vcpus, gic::DEFAULT_SPIS)
+            .map_err(|error| MakeError(alloc::format!("{error}")))?;
+        let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
+        let home = |index: usize| CpuId::new((index + id.index()) % cpus.max(1));
+        let vcpus = (0..config.vcpus).filter_map(|index| Some(Vcpu::new(index, home(index)?)));
+        Ok(Self {
+            id,
+            space,
+            gic,
+            uart: Mutex::new(Pl011::new()),
+            balloon: Mutex::new(Transport::new(label, Balloon::new(label))),
+            vcpus: vcpus.collect(),
+            online: AtomicUsize::new(0),
+            stop: AtomicU8::new(0),
+            started: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+            config,
+        })
+    }
+
+    /// Returns its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Returns its memory.
+    pub fn ram(&self) -> IpaRange {
+        self.space.ram()
+    }
+
+    /// Says whether and why its vCPUs must leave it.
+    #[inline(always)]
+    pub fn stop(&self) -> Option<Stop> {
+        match self.stop.load(Ordering::Relaxed) {
+            1 => Some(Stop::Off),
+            2 => Some(Stop::Reset),
+            _ => None,
+        }
+    }
+
+    /// Says whether any of its vCPUs is on.
+    pub fn is_on(&self) -> bool {
+        self.online.load(Ordering::Acquire) != 0
+    }
+
+    /// Returns when it was started, in ticks.
+    pub fn started(&self) -> Option<u64> {
+        Some(self.started.load(Ordering::Relaxed)).filter(|&ticks| ticks != 0)
+    }
+
+    /// Has its vCPUs leave it; the last one to do so ends it, or starts it anew.
+    pub fn request_stop(&self, system: &System, stop: Stop) {
+        self.stop.store(stop as u8, Ordering::Release);
+        for vcpu in &self.vcpus {
+            vcpu.wake();
+            system.kick(vcpu.home);
+        }
+    }
+
+    /// Loads its images and turns its first vCPU on.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; it then is off and has no memory.
+    pub fn start(&self, system: &System, entropy: u64) -> Result<(), StartError> {
+        if self.is_on() {
+            return Err(StartError::AlreadyOn);
+        }
+        let entry = match self.load(entropy) {
+            Ok(entry) => entry,
+            Err(error) => {
+                self.take_memory_back();
+                return Err(error);
+            }
+        };
+        self.stop.store(0, Ordering::Release);
+        self.started.store(crate::arch::time::now().max(1), Ordering::Relaxed);
+        let Some(first) = self.vcpus.first() else { return Ok(()) };
+        if first.turn_on(entry).is_ok() {
+            self.online.fetch_add(1, Ordering::AcqRel);
+            system.kick(first.home);
+        }
+        Ok(())
+    }
+
+    fn load(&self, entropy: u64) -> Result<Entry, StartError> {
+        if self.config.population == Population::Eager {
+            let mut at = self.ram().start;
+            while at < self.ram().end {
+                let populate = self.space.populate(at, Order::BLOCK_1G);
+                let populated = populate.map_err(|error| StartError::Populate(at, error))?;
+                let size = match populated {
+                    crate::stage2::Populated::Mapped(order) => order.bytes(),
+                    crate::stage2::Populated::Already => crate::addr::PAGE_SIZE,
+                };
+                at = Ipa::new(at.align_down(size).as_u64() + size);
+            }
+        }
+        let write = |ipa, bytes: &[u8]| self.space.load(ipa, bytes);
+        let loaded = loader::load(&self.config, self.id, entropy, write).map_err(StartError::Load)?;
+        Ok(Entry { pc: loaded.pc.as_u64(), argument: loaded.device_tree.as_u64() })
+    }
+
+    /// Turns a vCPU on, for PSCI CPU_ON.
+    pub fn turn_on(&self, system: &System, vcpu: &Vcpu, entry: Entry) -> Result<(), crate::vcpu::State> {
+        self.online.fetch_add(1, Ordering::AcqRel);
+        match vcpu.turn_on(entry) {
+            Ok(()) => {
+                system.kick(vcpu.home);
+                Ok(())
+            }
+            Err(state) => {
+                self.online.fetch_sub(1, Ordering::AcqRel);
+                Err(state)
+            }
+        }
+    }
+
+    /// Notes that a vCPU is off. The last one ends what was asked for by [`Guest::request_stop`], or by turning itself
+    /// off: a guest all of whose vCPUs are off can never go on.
+    pub fn vcpu_has_left(&self, system: &System) {
+        if self.online.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let stop = self.stop().unwrap_or(Stop::Off);
+        self.end();
+        match stop {
+            Stop::Off => {
+                log::info!("guest {} is off", self.name());
+                system.guest_is_off();
+            }
+            Stop::Reset => {
+                log::info!("guest {} starts anew", self.name());
+                if let Err(error) = self.start(system, system.entropy()) {
+                    log::error!("guest {} stays off: {error}", self.name());
+                    system.guest_is_off();
+                }
+            }
+        }
+    }
+
+    /// Puts the machine back to how it was made.
+    fn end(&self) {
+        self.take_memory_back();
+        self.gic.reset();
+        self.uart.lock().power_on();
+        self.balloon.lock().power_on();
+        self.started.store(0, Ordering::Relaxed);
+        self.stop.store(0, Ordering::Release);
+    }
+
+    fn take_memory_back(&self) {
+        let mut range = self.ram();
+        loop {
+            match self.space.take_range(range.clone(), Mark::Empty) {
+                Ok(taken) => {
+                    let next = taken.next;
+                    taken.flushed.retire();
+                    match next {
+                        Some(next) => range.start = next,
+                        None => return,
+                    }
+                }
+                Err(error) => {
+                    // The whole of memory needs no table to say what is left of it.
+                    log::error!("guest {}: its memory cannot be taken: {error:?}", self.name());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells the vCPUs in `kick` that their interrupts changed.
+    pub fn kick(&self, system: &System, kick: Kick) {
+        for vcpu in &self.vcpus {
+            if kick.contains(vcpu.index) {
+                vcpu.wake();
+                system.kick(vcpu.home);
+            }
+        }
+    }
+}
