@@ -98,6 +98,7 @@ pub fn primary(entry: Entry) -> ! {
     // SAFETY: the device tree says so, and nobody else drives it.
     unsafe { uart::init(Pa::new(machine.uart.registers.start)) };
     heap::init();
+    crate::logger::init();
     let features = match arch::detect_features() {
         Ok(features) => features,
         Err(missing) => {

@@ -22,11 +22,19 @@ pub mod exit;
 pub mod guest;
 #[cfg(target_os = "none")]
 pub mod heap;
+#[cfg(target_os = "none")]
+pub mod logger;
 pub mod mem;
 #[cfg(target_os = "none")]
 pub mod panic;
 #[cfg(not(loom))]
 pub mod psci;
+#[cfg(target_os = "none")]
+pub mod sched;
 #[cfg(not(loom))]
 pub mod stage2;
 pub mod sync;
+#[cfg(target_os = "none")]
+pub mod system;
+#[cfg(target_os = "none")]
+pub mod vcpu;

@@ -31,11 +31,10 @@ impl Loaded {
         let mut own = vcpu.own.lock();
         if vcpu.state() == State::Starting {
             vcpu.reset_context(&mut own);
-            guest.gic.reset_vcpu(vcpu.index);
+            guest.kick(system, guest.gic.reset_vcpu(vcpu.index));
             own.list = Default::default();
             vcpu.set_state(State::Ready);
         }
-        own.interface.load();
         exit::interrupts::load(system, guest, vcpu, &mut own);
         own.context.load(guest.space.vttbr());
         vcpu.deadline.store(u64::MAX, Ordering::Relaxed);
@@ -46,7 +45,6 @@ impl Loaded {
         let own = &mut *self.own;
         own.context.save();
         exit::interrupts::save(system, self.guest, self.vcpu, own);
-        own.interface.save();
         let deadline = own.context.timers.deadline().unwrap_or(u64::MAX);
         self.vcpu.deadline.store(deadline, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
 //! Physical interrupts, and a guest's on their way into the list registers.
 
-use crate::arch::gic::{self, VirtualInterface};
+use crate::arch::gic;
 use crate::arch::{cpu, time};
 use crate::device::gic::{ListRegister, ListRegisters, Synced, intid};
 use crate::guest::Guest;
@@ -82,7 +82,7 @@ pub fn save(system: &System, guest: &Guest, vcpu: &Vcpu, own: &mut Own) {
     let synced = guest.gic.fold(vcpu.index, &mut own.list);
     write_out(&own.list, synced.write);
     carry_out(system, guest, synced);
-    own.interface = VirtualInterface::saved();
+    own.interface.save();
     gic::set_virtual_control(0);
     // What the guest has yet to deactivate is active again on the CPU that takes the vCPU next.
     let held = guest.gic.physical_held(vcpu.index);

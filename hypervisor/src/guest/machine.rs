@@ -1,5 +1,6 @@
 //! A guest while it lives: its memory, its vCPUs, its devices, and how it starts, stops and starts again.
 
+use super::balloon::Hands;
 use super::layout;
 use super::loader;
 use super::manifest::{GuestConfig, Population};
@@ -10,10 +11,10 @@ use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::{Transport, mmio};
 use crate::mem::{GuestId, Memory, Order};
-use crate::stage2::{Mark, PopulateError, Space};
+use crate::stage2::{AccessError, Mark, PopulateError, Space};
 use crate::system::System;
 use crate::vcpu::{Entry, Vcpu};
-use crate::device::virtio::balloon::BalloonBackend;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -34,7 +35,7 @@ pub enum Stop {
 #[derive(Clone, Debug)]
 pub enum StartError {
     /// Its images could not be written to its memory.
-    Load(loader::LoadError<PopulateError>),
+    Load(loader::LoadError<AccessError>),
     /// There is no memory for all of it, and it is to have all of it at once.
     Populate(Ipa, PopulateError),
     /// It is on.
@@ -55,7 +56,7 @@ impl fmt::Display for StartError {
 }
 
 /// The balloon behind its registers.
-pub type BalloonSlot = Transport<Balloon<dyn BalloonBackend>>;
+pub type BalloonSlot = Transport<Balloon<Hands>>;
 
 /// A guest.
 pub struct Guest {
@@ -66,7 +67,7 @@ pub struct Guest {
     /// What its physical addresses lead to.
     pub space: Space<'static>,
     /// Its interrupt controller.
-    pub gic: Gic,
+    pub gic: Box<Gic>,
     /// Its console.
     pub uart: Mutex<Pl011>,
     /// Its balloon.
@@ -78,6 +79,8 @@ pub struct Guest {
     stop: AtomicU8,
     /// When it was started, in ticks; 0 while it is off.
     started: AtomicU64,
+    /// Where the release of all that is in the balloon goes on.
+    pub(super) release_from: AtomicU64,
     /// Accesses to what is not there, for the log.
     pub faults: AtomicU64,
 }
@@ -86,26 +89,33 @@ pub struct Guest {
 #[derive(Clone, Debug)]
 pub struct MakeError(pub String);
 
+/// Makes the interrupt controller, on the heap at once: it is too large to stand on the stack twice.
+#[inline(never)]
+fn make_gic(guest: u8, vcpus: usize) -> Result<Box<Gic>, MakeError> {
+    let gic = Gic::new(guest, vcpus, gic::DEFAULT_SPIS);
+    gic.map(Box::new).map_err(|error| MakeError(alloc::format!("{error}")))
+}
+
 impl Guest {
-    /// Makes a guest of `config`, off, whose vCPUs run on the first `cpus` CPUs in turn.
+    /// Makes a guest of `config`, on the heap, off, whose vCPUs run on the first `cpus` CPUs in turn.
+    #[inline(never)]
     pub fn new(
         id: GuestId,
         config: GuestConfig<'static>,
         memory: &'static Memory,
         vmid: crate::stage2::Vmid,
         cpus: usize,
-    ) -> Result<Self, MakeError> {
+    ) -> Result<Box<Self>, MakeError> {
         let number = id.index() as u8;
         let ram = ipa_range(layout::RAM_START, config.memory)
             .ok_or_else(|| MakeError(String::from("its memory does not fit an address space")))?;
         let space = Space::new(memory, id, vmid, ram)
             .map_err(|error| MakeError(alloc::format!("no address space: {error:?}")))?;
-        let gic = Gic::new(number, config.vcpus, gic::DEFAULT_SPIS)
-            .map_err(|error| MakeError(alloc::format!("{error}")))?;
+        let gic = make_gic(number, config.vcpus)?;
         let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
         let home = |index: usize| CpuId::new((index + id.index()) % cpus.max(1));
         let vcpus = (0..config.vcpus).filter_map(|index| Some(Vcpu::new(index, home(index)?)));
-        Ok(Self {
+        Ok(Box::new(Self {
             id,
             space,
             gic,
@@ -115,9 +125,10 @@ impl Guest {
             online: AtomicUsize::new(0),
             stop: AtomicU8::new(0),
             started: AtomicU64::new(0),
+            release_from: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             config,
-        })
+        }))
     }
 
     /// Returns its name.

@@ -1,8 +1,15 @@
 //! Guests: what the bundle says of them, and their machines.
 
+#[cfg(target_os = "none")]
+mod balloon;
 pub mod bundle;
 pub mod image;
 pub mod layout;
 pub mod loader;
 pub mod machine_tree;
+#[cfg(target_os = "none")]
+mod machine;
 pub mod manifest;
+
+#[cfg(target_os = "none")]
+pub use machine::{BalloonSlot, Guest, MakeError, StartError, Stop};

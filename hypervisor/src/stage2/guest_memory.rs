@@ -46,12 +46,21 @@ impl Space<'_> {
     /// Writes `bytes` from `ipa` on, populating RAM that was never touched. On an error some bytes
     /// may have been written.
     pub fn write(&self, ipa: Ipa, bytes: &[u8]) -> Result<(), AccessError> {
+        self.write_as(ipa, bytes, Seen::Coherently)
+    }
+
+    /// Writes as [`Space::write`] does, for a guest that runs with its caches off: what it starts with.
+    pub fn load(&self, ipa: Ipa, bytes: &[u8]) -> Result<(), AccessError> {
+        self.write_as(ipa, bytes, Seen::WithoutCaches)
+    }
+
+    fn write_as(&self, ipa: Ipa, bytes: &[u8], seen: Seen) -> Result<(), AccessError> {
         let mut at = ipa;
         let mut rest = bytes;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(rest.len().min(left_in_page(at)));
             let mut attempts = 0;
-            while !self.write_in_page(at, part) {
+            while !self.write_in_page(at, part, seen) {
                 attempts += 1;
                 let populated = self.populate(at, Order::BLOCK_2M);
                 if let Err(cause) = populated {
@@ -82,14 +91,14 @@ impl Space<'_> {
             // - the guest may write meanwhile; the bytes are plain data, whatever they are
             unsafe {
                 let from = page.as_ptr().add(ipa.page_offset() as usize);
-                ptr::copy_nonoverlapping(from, part.as_mut_ptr(), part.len());
+                copy(from, part.as_mut_ptr(), part.len());
             }
         });
         true
     }
 
     /// Writes within one page, if it is mapped.
-    fn write_in_page(&self, ipa: Ipa, part: &[u8]) -> bool {
+    fn write_in_page(&self, ipa: Ipa, part: &[u8], seen: Seen) -> bool {
         let pin = self.memory.pin();
         let Some(frame) = self.translate(&pin, ipa).ok().and_then(|leaf| leaf.frame()) else {
             return false;
@@ -97,8 +106,11 @@ impl Space<'_> {
         arch::window::with_frames(frame, Order::PAGE, |page| {
             // SAFETY: as in `read_in_page`, the other way round.
             unsafe {
-                let to = page.as_ptr().add(ipa.page_offset() as usize);
-                ptr::copy_nonoverlapping(part.as_ptr(), to, part.len());
+                let to = page.add(ipa.page_offset() as usize);
+                copy(part.as_ptr(), to.as_ptr(), part.len());
+                if seen == Seen::WithoutCaches {
+                    arch::memory::clean_to_poc(to, part.len());
+                }
             }
         });
         true
@@ -113,6 +125,47 @@ impl Space<'_> {
             Err(absent) if absent.mark == Mark::Ballooned => Some(PopulateError::Ballooned),
             _ => None,
         }
+    }
+}
+
+/// Whether a guest sees what is written through its caches.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Seen {
+    Coherently,
+    WithoutCaches,
+}
+
+/// Copies `bytes` bytes; 2, 4 or 8 of them by one access where both ends are aligned to as many, as
+/// the indices of virtqueues need.
+///
+/// # Safety
+///
+/// As [`ptr::copy_nonoverlapping`], but that others may write to what is read.
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    macro_rules! single {
+        ($word:ty) => {
+            // SAFETY: the caller's promise. Only one of the ends is shared, and aligned; the other may be anywhere.
+            unsafe {
+                if from.cast::<$word>().is_aligned() && to.cast::<$word>().is_aligned() {
+                    to.cast::<$word>().write_volatile(from.cast::<$word>().read_volatile());
+                } else if from.cast::<$word>().is_aligned() {
+                    let word = from.cast::<$word>().read_volatile();
+                    to.cast::<$word>().write_unaligned(word);
+                } else if to.cast::<$word>().is_aligned() {
+                    let word = from.cast::<$word>().read_unaligned();
+                    to.cast::<$word>().write_volatile(word);
+                } else {
+                    ptr::copy_nonoverlapping(from, to, bytes);
+                }
+            }
+        };
+    }
+    match bytes {
+        2 => single!(u16),
+        4 => single!(u32),
+        8 => single!(u64),
+        // SAFETY: the caller's promise.
+        _ => unsafe { ptr::copy_nonoverlapping(from, to, bytes) },
     }
 }
 

@@ -59,8 +59,8 @@ primary_entry:
     str     x4, [x2, x21]
     b       2b
 
-3:  adrp    x0, {stacks}                // CPU 0's is the first
-    add     x0, x0, :lo12:{stacks}
+3:  adrp    x0, {stack}
+    add     x0, x0, :lo12:{stack}
     mov     x1, #{stack_end}
     add     x0, x0, x1
     msr     SPSel, #1

@@ -6,8 +6,8 @@ use core::arch::global_asm;
 
 global_asm!(
     include_str!("boot.S"),
-    stacks = sym cpu::STACKS,
-    stack_end = const size_of::<cpu::Stack>(),
+    stack = sym cpu::BOOT_STACK,
+    stack_end = const cpu::BOOT_STACK_BYTES,
 );
 global_asm!(include_str!("entry.S"), emergency_stack = const cpu::PerCpu::EMERGENCY_STACK);
 

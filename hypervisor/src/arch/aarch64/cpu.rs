@@ -10,7 +10,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// The largest number of CPUs.
 pub const MAX_CPUS: usize = 16;
 /// The size of a CPU's stack in bytes; the page below it is not mapped.
-pub const STACK_SIZE: usize = 28 << 10;
+const STACK_SIZE: usize = 28 << 10;
+/// The size of the first CPU's stack, on which boot builds what it then puts in its place.
+const BOOT_STACK_SIZE: usize = 92 << 10;
 const EMERGENCY_STACK_SIZE: usize = 4 << 10;
 
 /// A physical CPU's number, 0 to [`MAX_CPUS`] - 1, in the order in which they are listed in the
@@ -32,18 +34,31 @@ impl CpuId {
 
 /// A stack, under a page that is not mapped: running off its end is a fault and no corruption.
 #[repr(C, align(4096))]
-pub struct Stack {
-    /// Left out of EL2's stage 1.
-    pub guard: [u8; 4096],
-    bytes: UnsafeCell<[u8; STACK_SIZE]>,
+pub struct Stack<const SIZE: usize> {
+    guard: [u8; 4096],
+    bytes: UnsafeCell<[u8; SIZE]>,
 }
 
 // SAFETY: only the CPU that it belongs to uses a stack, through its stack pointer.
-unsafe impl Sync for Stack {}
+unsafe impl<const SIZE: usize> Sync for Stack<SIZE> {}
 
-/// The stacks, one a CPU. CPU 0's serves from the first instruction.
-pub static STACKS: [Stack; MAX_CPUS] =
-    [const { Stack { guard: [0; 4096], bytes: UnsafeCell::new([0; STACK_SIZE]) } }; MAX_CPUS];
+impl<const SIZE: usize> Stack<SIZE> {
+    const EMPTY: Self = Self { guard: [0; 4096], bytes: UnsafeCell::new([0; SIZE]) };
+}
+
+/// The first CPU's stack.
+pub static BOOT_STACK: Stack<BOOT_STACK_SIZE> = Stack::EMPTY;
+/// How many bytes it has, its guard page included.
+pub(super) const BOOT_STACK_BYTES: usize = size_of::<Stack<BOOT_STACK_SIZE>>();
+/// The others', in order.
+static STACKS: [Stack<STACK_SIZE>; MAX_CPUS - 1] = [const { Stack::EMPTY }; MAX_CPUS - 1];
+
+/// Returns the pages that EL2's stage 1 leaves out, by ascending address within each kind of stack.
+pub(super) fn guards() -> impl Iterator<Item = usize> + Clone {
+    let boot = core::ptr::from_ref(&BOOT_STACK.guard).addr();
+    let others = STACKS.iter().map(|stack| core::ptr::from_ref(&stack.guard).addr());
+    core::iter::once(boot).chain(others)
+}
 
 #[repr(C, align(16))]
 struct EmergencyStack(UnsafeCell<[u8; EMERGENCY_STACK_SIZE]>);
@@ -93,7 +108,10 @@ pub(super) fn per_cpu(cpu: CpuId) -> &'static PerCpu {
 
 /// Returns the top of the stack of `cpu`.
 pub(super) fn stack_top(cpu: CpuId) -> *const u8 {
-    STACKS[cpu.index()].bytes.get().cast::<u8>().wrapping_add(STACK_SIZE)
+    match STACKS.get(cpu.index().wrapping_sub(1)) {
+        Some(stack) => stack.bytes.get().cast::<u8>().wrapping_add(STACK_SIZE),
+        None => BOOT_STACK.bytes.get().cast::<u8>().wrapping_add(BOOT_STACK_SIZE),
+    }
 }
 
 /// Makes the CPU that runs this the first one, number 0.

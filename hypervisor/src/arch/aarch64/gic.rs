@@ -236,6 +236,18 @@ pub fn set_virtual_control(value: u64) {
     unsafe { msr!("ICH_HCR_EL2", value) };
 }
 
+/// Reads ICH_HCR_EL2.
+#[inline(always)]
+pub fn virtual_control() -> u64 {
+    mrs!("ICH_HCR_EL2")
+}
+
+/// Reads ICH_VMCR_EL2, the guest's masks and enables.
+#[inline(always)]
+pub fn virtual_machine_control() -> u64 {
+    mrs!("ICH_VMCR_EL2")
+}
+
 /// Reads ICH_MISR_EL2, why the maintenance interrupt is asserted.
 pub fn maintenance_status() -> u64 {
     mrs!("ICH_MISR_EL2")

@@ -1,5 +1,7 @@
 //! ID registers by their encoding, for what guests read of them.
 
+#![expect(unsafe_code, reason = "reads ID registers by name")]
+
 use crate::exit::syndrome::SystemRegister;
 
 /// Reads the ID register S3_0_C0_C`crm`_`op2`; 0 for those of which guests see nothing.

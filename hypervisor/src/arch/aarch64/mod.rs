@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod entry;
 mod features;
 pub mod gic;
+pub mod id;
 pub mod memory;
 pub mod stage1;
 pub mod time;

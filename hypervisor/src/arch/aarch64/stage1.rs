@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "builds the tables that EL2 itself runs under")]
 
 use super::boot::{Image, image};
-use super::cpu::{self, CpuId, MAX_CPUS, STACKS};
+use super::cpu::{self, CpuId, MAX_CPUS};
 use crate::addr::{BLOCK_1G, BLOCK_2M, Pa, PaRange};
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
@@ -107,8 +107,8 @@ impl Builder {
         builder.map(start, text_end, CODE);
         builder.map(text_end, rodata_end, READ_ONLY);
         let mut from = rodata_end;
-        for stack in &STACKS {
-            let guard = core::ptr::from_ref(&stack.guard).addr();
+        // The linker has placed the stacks in any order: the next guard page is the lowest above.
+        while let Some(guard) = cpu::guards().filter(|&guard| guard >= from).min() {
             builder.map(from, guard, DATA);
             from = guard + 4096;
         }

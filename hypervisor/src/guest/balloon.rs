@@ -1,0 +1,149 @@
+//! What a guest's balloon does to its memory, and how its devices reach it.
+
+use super::Guest;
+use crate::addr::{Ipa, IpaRange};
+use crate::arch::time;
+use crate::device::gic::intid;
+use crate::device::virtio::balloon::{BATCH, BalloonBackend, Mistake, Outcome};
+use crate::device::virtio::{Context, Progress};
+use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason};
+use crate::guest::layout;
+use crate::mem::Order;
+use crate::stage2::{AccessError, Mark, Pages, PopulateError, Space, TakeError};
+use crate::system::System;
+use core::sync::atomic::Ordering;
+
+/// A guest's memory, as its devices reach it.
+pub struct DeviceView<'a>(pub &'a Space<'static>);
+
+fn fault(error: AccessError) -> MemoryFault {
+    let reason = match error.cause {
+        PopulateError::Outside => MemoryFaultReason::Outside,
+        PopulateError::Ballooned => MemoryFaultReason::GivenAway,
+        PopulateError::OutOfMemory => MemoryFaultReason::OutOfMemory,
+    };
+    MemoryFault { ipa: error.ipa, reason }
+}
+
+impl GuestMemory for DeviceView<'_> {
+    fn read(&self, ipa: Ipa, bytes: &mut [u8]) -> Result<(), MemoryFault> {
+        self.0.read(ipa, bytes).map_err(fault)
+    }
+
+    fn write(&self, ipa: Ipa, bytes: &[u8]) -> Result<(), MemoryFault> {
+        self.0.write(ipa, bytes).map_err(fault)
+    }
+}
+
+/// The balloon's hands on a guest's memory.
+pub struct Hands(&'static Guest);
+
+impl Hands {
+    fn each(
+        &self,
+        pages: &[u32],
+        take: impl FnOnce(&[Ipa]) -> Result<Pages, TakeError>,
+    ) -> Outcome {
+        let mut ipas = [Ipa::new(0); BATCH];
+        let count = pages.len().min(BATCH);
+        for (ipa, page) in ipas.iter_mut().zip(pages) {
+            *ipa = Ipa::from_page(u64::from(*page));
+        }
+        let ipas = ipas.get(..count).unwrap_or(&[]);
+        match take(ipas) {
+            Ok(done) => {
+                let mut outcome = Outcome {
+                    handled: done.done,
+                    pages: (done.taken + done.marked) as u64,
+                    ..Outcome::default()
+                };
+                let mistakes = (done.repeated + done.outside) as u32;
+                if mistakes > 0 {
+                    // Which one it was is looked for only when there was one.
+                    let ram = self.0.ram();
+                    let outside = ipas.iter().find(|ipa| !ram.contains(ipa));
+                    let kind = if outside.is_some() { Mistake::Outside } else { Mistake::Repeated };
+                    let first = outside.or(ipas.first()).copied().unwrap_or(Ipa::new(0));
+                    outcome.mistake(first, kind);
+                    outcome.mistakes = mistakes;
+                }
+                outcome
+            }
+            Err(_) => Outcome { handled: count, no_memory: count as u32, ..Outcome::default() },
+        }
+    }
+}
+
+impl BalloonBackend for Hands {
+    fn inflate(&mut self, pages: &[u32]) -> Outcome {
+        let space = &self.0.space;
+        self.each(pages, |ipas| {
+            let (done, flushed) = space.take_pages(ipas)?;
+            flushed.retire();
+            Ok(done)
+        })
+    }
+
+    fn deflate(&mut self, pages: &[u32]) -> Outcome {
+        let space = &self.0.space;
+        self.each(pages, |ipas| {
+            let (done, flushed) = space.return_pages(ipas)?;
+            flushed.retire();
+            Ok(done)
+        })
+    }
+
+    fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for range in ranges {
+            outcome.handled += 1;
+            match self.0.space.take_range(range.clone(), Mark::Empty) {
+                Ok(taken) => {
+                    taken.flushed.retire();
+                    let bytes = range.end.as_u64() - range.start.as_u64();
+                    outcome.pages += bytes / Order::PAGE.bytes();
+                }
+                Err(TakeError::Outside) => outcome.mistake(range.start, Mistake::Outside),
+                Err(TakeError::OutOfMemory) => outcome.no_memory += 1,
+            }
+        }
+        outcome
+    }
+
+    fn release_all(&mut self) -> Progress {
+        let ram = self.0.ram();
+        let start = Ipa::new(self.0.release_from.load(Ordering::Relaxed)).max(ram.start);
+        let mut pages = [Ipa::new(0); BATCH];
+        for (page, ipa) in pages.iter_mut().enumerate() {
+            *ipa = Ipa::new(start.as_u64() + page as u64 * Order::PAGE.bytes());
+        }
+        let end = Ipa::new(start.as_u64() + BATCH as u64 * Order::PAGE.bytes()).min(ram.end);
+        let count = pages.partition_point(|page| *page < end);
+        let batch = pages.get(..count).unwrap_or(&[]);
+        if let Ok((_, flushed)) = self.0.space.return_pages(batch) {
+            flushed.retire();
+        }
+        let (next, progress) =
+            if end < ram.end { (end, Progress::MoreWork) } else { (ram.start, Progress::Done) };
+        self.0.release_from.store(next.as_u64(), Ordering::Relaxed);
+        progress
+    }
+}
+
+impl Guest {
+    /// Does what the balloon's queues hold, slice by slice, and drives its interrupt line.
+    pub fn serve_balloon(&'static self, system: &System, mut more: bool) {
+        let view = DeviceView(&self.space);
+        let mut slot = self.balloon.lock();
+        while more {
+            let mut hands = Hands(self);
+            let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
+            more = slot.process(&mut context).is_more();
+        }
+        let line = slot.line();
+        drop(slot);
+        if let Some(intid) = intid::virtio(layout::BALLOON_SLOT as u32) {
+            self.kick(system, self.gic.inject_spi(intid, line));
+        }
+    }
+}
