@@ -88,7 +88,11 @@ impl Cpu {
         let now = time::now();
         let mine = || {
             self.system.guests().flat_map(|guest| {
-                guest.vcpus.iter().filter(|vcpu| vcpu.home == self.id).map(move |vcpu| (guest, vcpu))
+                guest
+                    .vcpus
+                    .iter()
+                    .filter(|vcpu| vcpu.home == self.id)
+                    .map(move |vcpu| (guest, vcpu))
             })
         };
         let count = mine().count();
@@ -126,11 +130,8 @@ impl Cpu {
     /// Has EL2's timer fire when this CPU must look again: at the end of a slice, or when a vCPU that is not
     /// loaded has a timer that fires.
     fn arm_timer(&self, contended: bool) {
-        let slice = if contended {
-            time::now() + time::frequency() / SLICES_A_SECOND
-        } else {
-            u64::MAX
-        };
+        let slice =
+            if contended { time::now() + time::frequency() / SLICES_A_SECOND } else { u64::MAX };
         let waiting = self.system.guests().flat_map(|guest| guest.vcpus.iter());
         let waiting = waiting.filter(|vcpu| vcpu.home == self.id && vcpu.state() == State::Waiting);
         let deadline = waiting.map(|vcpu| vcpu.deadline.load(Ordering::Relaxed)).min();

@@ -1,9 +1,9 @@
 //! The whole: the machine, its memory, its guests, and what CPUs tell one another.
 
+use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::arch::cpu::{self, CpuId, MAX_CPUS};
 use crate::arch::gic::{self, Redistributor};
 use crate::arch::{Features, memory, time, uart};
-use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::device::gic::intid;
 use crate::guest::bundle::Bundle;
 use crate::guest::{Guest, manifest};
@@ -238,8 +238,21 @@ pub fn log_machine(system: &System, features: &Features) {
     let machine = system.machine();
     let bytes: u64 = machine.memory.iter().map(|range| range.end - range.start).sum();
     log::info!("Sluice {} on {}", env!("CARGO_PKG_VERSION"), machine.model);
-    log::info!("{} CPUs, {} MiB of memory, GICv3 with {} list registers", machine.cpus.len(), bytes >> 20, system.list_registers());
+    log::info!(
+        "{} CPUs, {} MiB of memory, GICv3 with {} list registers",
+        machine.cpus.len(),
+        bytes >> 20,
+        system.list_registers()
+    );
     log::info!("CPU: {features}");
-    log::info!("gic {} guest {} vcpu {} balloon {} machine {} memory {}", size_of::<crate::device::gic::Gic>(), size_of::<Guest>(), size_of::<crate::vcpu::Vcpu>(), size_of::<crate::guest::BalloonSlot>(), size_of::<Machine>(), size_of::<Memory>());
+    log::info!(
+        "gic {} guest {} vcpu {} balloon {} machine {} memory {}",
+        size_of::<crate::device::gic::Gic>(),
+        size_of::<Guest>(),
+        size_of::<crate::vcpu::Vcpu>(),
+        size_of::<crate::guest::BalloonSlot>(),
+        size_of::<Machine>(),
+        size_of::<Memory>()
+    );
     let _: (u64, fn(PaRange)) = (PAGE_SIZE, |_| ());
 }

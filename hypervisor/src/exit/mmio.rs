@@ -68,13 +68,7 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
     Some(read_empty_slot(register, width))
 }
 
-fn store(
-    system: &'static System,
-    loaded: &mut Loaded,
-    ipa: Ipa,
-    width: Width,
-    value: u64,
-) -> bool {
+fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, value: u64) -> bool {
     let guest = loaded.guest;
     if let Some(place) = gic_place(loaded, ipa) {
         let kick = guest.gic.write(loaded.vcpu.index, place, width, value);

@@ -23,8 +23,8 @@ mod dispatch {
 
     use super::syndrome::{Exit, injected};
     use super::{abort, call, interrupts, sysreg};
-    use crate::arch::entry::{self, Vector};
     use crate::arch::context;
+    use crate::arch::entry::{self, Vector};
     use crate::sched::Loaded;
     use crate::system::System;
     use core::sync::atomic::Ordering;

@@ -210,12 +210,18 @@ impl Guest {
             }
         }
         let write = |ipa, bytes: &[u8]| self.space.load(ipa, bytes);
-        let loaded = loader::load(&self.config, self.id, entropy, write).map_err(StartError::Load)?;
+        let loaded =
+            loader::load(&self.config, self.id, entropy, write).map_err(StartError::Load)?;
         Ok(Entry { pc: loaded.pc.as_u64(), argument: loaded.device_tree.as_u64() })
     }
 
     /// Turns a vCPU on, for PSCI CPU_ON.
-    pub fn turn_on(&self, system: &System, vcpu: &Vcpu, entry: Entry) -> Result<(), crate::vcpu::State> {
+    pub fn turn_on(
+        &self,
+        system: &System,
+        vcpu: &Vcpu,
+        entry: Entry,
+    ) -> Result<(), crate::vcpu::State> {
         self.online.fetch_add(1, Ordering::AcqRel);
         match vcpu.turn_on(entry) {
             Ok(()) => {

@@ -6,9 +6,9 @@ pub mod bundle;
 pub mod image;
 pub mod layout;
 pub mod loader;
-pub mod machine_tree;
 #[cfg(target_os = "none")]
 mod machine;
+pub mod machine_tree;
 pub mod manifest;
 
 #[cfg(target_os = "none")]
