@@ -46,12 +46,9 @@ impl Space<'_> {
             return Err(PopulateError::Outside);
         }
         let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
-        let order = self.largest_fit(ipa, level, largest);
-        let (block, order) = match self.memory.allocate(order) {
-            Ok(block) => (block, order),
-            Err(_) => (self.memory.allocate(Order::PAGE)?, Order::PAGE),
-        };
-        match self.commit(ipa, block, Level::of(order) as usize - level as usize) {
+        let block = self.allocate(self.largest_fit(ipa, level, largest))?;
+        let tables = Level::of(block.order()) as usize - level as usize;
+        match self.commit(ipa, block, tables) {
             Commit::DoesNotFit => {
                 let page = self.memory.allocate(Order::PAGE)?;
                 self.commit(ipa, page, TABLES_TO_A_PAGE).into()
@@ -83,6 +80,16 @@ impl Space<'_> {
             .into_iter()
             .find(|&order| order <= largest && fits(order))
             .unwrap_or(Order::PAGE)
+    }
+
+    /// Allocates a block of `largest`, or the largest that there is.
+    fn allocate(&self, largest: Order) -> Result<Clean, OutOfMemory> {
+        let smaller = [Order::BLOCK_2M, Order::PAGE].into_iter().filter(|&order| order < largest);
+        let mut block = self.memory.allocate(largest);
+        for order in smaller {
+            block = block.or_else(|_| self.memory.allocate(order));
+        }
+        block
     }
 
     /// Maps `block` around `ipa` with at most `tables` new tables, or gives it back.

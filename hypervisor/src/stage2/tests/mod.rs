@@ -1,6 +1,11 @@
 //! Tests of stage 2 on the host.
 
 mod basic;
+mod hardware;
+mod reference;
+mod stress;
+mod walkers;
+mod wrong;
 
 use super::{Space, VmidPool};
 use crate::addr::{BLOCK_1G, BLOCK_2M, Ipa, IpaRange, Pa};

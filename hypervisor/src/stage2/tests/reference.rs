@@ -1,0 +1,389 @@
+//! Random operations, each compared with a plain model.
+//!
+//! The model is a map from pages to what they are. After every operation the space must say the same of
+//! every page that is looked at, byte for byte where it is mapped; tables, records and counters
+//! must agree (the audit); no frame may be lost; and no TLB may hold what the tables do not say.
+//! Allocations are made to fail at every point: after an error nothing may have changed at all.
+
+use super::super::{Mark, PopulateError, Populated, Run, Space, TakeError};
+use super::*;
+use crate::addr::{Frame, PAGE_SIZE};
+use crate::arch::cpu::{self, CpuId};
+use crate::arch::tlb;
+use crate::epoch::Pin;
+use crate::mem::{Order, Owner};
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+/// The RAM of the guest: two gigabytes, of which the model looks at [`REGIONS`].
+const RAM_BYTES: u64 = 2 << 30;
+const GIB: u64 = 1 << 30;
+
+/// The blocks of 2 MiB that operations are about, by their offsets: neighbours, and both sides of a
+/// gigabyte's end.
+const REGIONS: [u64; 5] = [0, BLOCK_2M, 512 << 20, GIB - BLOCK_2M, GIB];
+
+/// The pages of a region that operations are about: with all 512, too little would happen twice.
+const PAGES: [u64; 8] = [0, 1, 2, 3, 100, 255, 510, 511];
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Page {
+    Absent(Mark),
+    /// Mapped, and its first byte.
+    Mapped(u8),
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Populate(u64, Order),
+    Write(u64, u8),
+    TakePages(Vec<u64>),
+    /// All pages of a region, in two batches, as a balloon does.
+    TakeRegion(u64),
+    TakeRange(u64, u64, Mark),
+    ReturnPages(Vec<u64>),
+    ReturnRegion(u64),
+    Coalesce(u64),
+    Clear,
+    /// The guest uses an address, so that it is in the TLBs.
+    Access(u64),
+    Settle,
+    /// A walker on another CPU finds an address, and holds on to it until the next `Watch` or `Unwatch`.
+    Watch(u64),
+    Unwatch,
+}
+
+fn page() -> impl Strategy<Value = u64> {
+    (0..REGIONS.len(), 0..PAGES.len())
+        .prop_map(|(region, page)| REGIONS[region] + PAGES[page] * PAGE_SIZE)
+}
+
+fn boundary() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        page(),
+        (0..REGIONS.len()).prop_map(|region| REGIONS[region]),
+        Just(GIB),
+        Just(0),
+        Just(RAM_BYTES),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let mark = || prop_oneof![Just(Mark::Empty), Just(Mark::Ballooned)];
+    let order = prop_oneof![Just(Order::PAGE), Just(Order::BLOCK_2M), Just(Order::BLOCK_1G)];
+    let pages = || prop::collection::vec(page(), 1..20);
+    prop_oneof![
+        4 => (page(), order).prop_map(|(page, order)| Op::Populate(page, order)),
+        4 => (page(), any::<u8>()).prop_map(|(page, byte)| Op::Write(page, byte)),
+        3 => pages().prop_map(Op::TakePages),
+        2 => (0..REGIONS.len()).prop_map(|region| Op::TakeRegion(REGIONS[region])),
+        3 => (boundary(), boundary(), mark())
+            .prop_map(|(a, b, mark)| Op::TakeRange(a.min(b), a.max(b), mark)),
+        3 => pages().prop_map(Op::ReturnPages),
+        2 => (0..REGIONS.len()).prop_map(|region| Op::ReturnRegion(REGIONS[region])),
+        1 => page().prop_map(Op::Coalesce),
+        1 => Just(Op::Clear),
+        4 => page().prop_map(Op::Access),
+        1 => Just(Op::Settle),
+        1 => page().prop_map(Op::Watch),
+        1 => Just(Op::Unwatch),
+    ]
+}
+
+/// What a walker holds on to.
+struct Watched {
+    _pin: Pin<'static>,
+    frame: Frame,
+    ipa: Ipa,
+}
+
+struct Test {
+    memory: &'static Memory,
+    space: Space<'static>,
+    model: HashMap<u64, Page>,
+    watched: Option<Watched>,
+}
+
+/// Returns the offset of every page that is looked at.
+fn all_pages() -> impl Iterator<Item = u64> {
+    REGIONS.into_iter().flat_map(|region| region_pages(region).into_iter())
+}
+
+fn region_pages(region: u64) -> Vec<u64> {
+    (0..512).map(|page| region + page * PAGE_SIZE).collect()
+}
+
+impl Test {
+    fn new(memory: u64) -> Self {
+        let (memory, space) = space(memory, RAM_BYTES);
+        let model = all_pages().map(|page| (page, Page::Absent(Mark::Empty))).collect();
+        Self { memory, space, model, watched: None }
+    }
+
+    /// Does `op`, with the allocations after the first `successes` failing if there is a number.
+    fn step(&mut self, op: &Op, successes: Option<u64>) {
+        let (before, counts) = (self.snapshot(), self.frames());
+        if let Some(successes) = successes {
+            self.memory.fail_after(successes);
+        }
+        let failed = self.perform(op).is_err();
+        self.memory.fail_never();
+        if failed {
+            assert_eq!(self.snapshot(), before, "an error leaves the tables as they were");
+            assert_eq!(self.frames(), counts, "an error leaves the frames as they were");
+        }
+        self.compare();
+        let report = audit(self.memory, &[&self.space]);
+        assert!(report.is_clean() && report.unsettled == 0 && report.counted == 1, "{report:?}");
+        assert_eq!(self.memory.counts().in_hand(), 0, "frames were lost");
+        assert_eq!(tlb::check(self.space.vttbr()), Ok(()));
+        self.look_at_what_is_watched();
+    }
+
+    /// Does `op` to the space and to the model. An error is that of an allocation; any other outcome that
+    /// the model does not expect is a panic.
+    fn perform(&mut self, op: &Op) -> Result<(), ()> {
+        match op {
+            Op::Populate(page, order) => self.populate(*page, *order),
+            Op::Write(page, byte) => self.write(*page, *byte),
+            Op::TakePages(pages) => self.take_pages(pages),
+            Op::TakeRegion(region) => self.take_pages(&region_pages(*region)),
+            Op::TakeRange(start, end, mark) => self.take_range(*start, *end, *mark),
+            Op::ReturnPages(pages) => self.return_pages(pages),
+            Op::ReturnRegion(region) => self.return_pages(&region_pages(*region)),
+            Op::Coalesce(page) => {
+                if let Some(flushed) = self.space.coalesce(at(*page)) {
+                    flushed.retire();
+                }
+                Ok(())
+            }
+            Op::Clear => {
+                self.space.clear().expect("needs no memory");
+                self.model.values_mut().for_each(|page| *page = Page::Absent(Mark::Empty));
+                Ok(())
+            }
+            Op::Access(page) => {
+                let seen = tlb::access(self.space.vttbr(), at(*page)).is_some();
+                assert_eq!(seen, matches!(self.model[page], Page::Mapped(_)));
+                Ok(())
+            }
+            Op::Settle => {
+                self.watched = None;
+                settle(self.memory);
+                Ok(())
+            }
+            Op::Watch(page) => {
+                self.watch(*page);
+                Ok(())
+            }
+            Op::Unwatch => {
+                self.watched = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn populate(&mut self, page: u64, order: Order) -> Result<(), ()> {
+        match (self.space.populate(at(page), order), self.model[&page]) {
+            (Ok(Populated::Mapped(order)), Page::Absent(Mark::Empty)) => {
+                self.populated(page, order);
+                Ok(())
+            }
+            (Ok(Populated::Already), Page::Mapped(_))
+            | (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned)) => Ok(()),
+            (Err(PopulateError::OutOfMemory), Page::Absent(Mark::Empty)) => Err(()),
+            (other, was) => panic!("{other:?} of a page that was {was:?}"),
+        }
+    }
+
+    fn write(&mut self, page: u64, byte: u8) -> Result<(), ()> {
+        let written = self.space.write(at(page), &[byte]).map_err(|error| error.cause);
+        match (written, self.model[&page]) {
+            (Ok(()), Page::Mapped(_)) => {}
+            (Ok(()), Page::Absent(Mark::Empty)) => {
+                let order = self.space.translate(&self.memory.pin(), at(page)).unwrap().order();
+                self.populated(page, order);
+            }
+            (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned)) => return Ok(()),
+            (Err(PopulateError::OutOfMemory), Page::Absent(Mark::Empty)) => return Err(()),
+            (other, was) => panic!("{other:?} of a page that was {was:?}"),
+        }
+        self.model.insert(page, Page::Mapped(byte));
+        Ok(())
+    }
+
+    /// Notes that a block around `page` was mapped where all was empty.
+    fn populated(&mut self, page: u64, order: Order) {
+        let start = page & !(order.bytes() - 1);
+        for page in (start..start + order.bytes()).step_by(PAGE_SIZE as usize) {
+            if let Some(was) = self.model.insert(page, Page::Mapped(0)) {
+                assert_eq!(was, Page::Absent(Mark::Empty), "a block over something, at {page:#x}");
+            }
+        }
+    }
+
+    fn take_pages(&mut self, pages: &[u64]) -> Result<(), ()> {
+        let mut left: Vec<_> = pages.iter().map(|&page| at(page)).collect();
+        while !left.is_empty() {
+            let before = (self.snapshot(), self.frames());
+            let (done, flushed) = match self.space.take_pages(&left) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    assert_eq!(error, TakeError::OutOfMemory);
+                    // Batches before this one were done: this one must not have changed anything.
+                    assert_eq!((self.snapshot(), self.frames()), before);
+                    return if left.len() == pages.len() { Err(()) } else { Ok(()) };
+                }
+            };
+            flushed.retire();
+            assert!(done.done > 0 && done.outside == 0);
+            let mut expected = [0; 3];
+            for page in left.drain(..done.done) {
+                let was = self.mark(page, Mark::Ballooned);
+                expected[match was {
+                    Page::Mapped(_) => 0,
+                    Page::Absent(Mark::Empty) => 1,
+                    Page::Absent(Mark::Ballooned) => 2,
+                }] += 1;
+            }
+            assert_eq!([done.taken, done.marked, done.repeated], expected);
+        }
+        Ok(())
+    }
+
+    fn return_pages(&mut self, pages: &[u64]) -> Result<(), ()> {
+        let mut left: Vec<_> = pages.iter().map(|&page| at(page)).collect();
+        while !left.is_empty() {
+            let before = (self.snapshot(), self.frames());
+            let (done, flushed) = match self.space.return_pages(&left) {
+                Ok(returned) => returned,
+                Err(error) => {
+                    assert_eq!(error, TakeError::OutOfMemory);
+                    assert_eq!((self.snapshot(), self.frames()), before);
+                    return if left.len() == pages.len() { Err(()) } else { Ok(()) };
+                }
+            };
+            flushed.retire();
+            assert!(done.done > 0 && done.outside == 0 && done.taken == 0);
+            let mut marked = 0;
+            for page in left.drain(..done.done) {
+                if self.model[&(page.as_u64() - RAM)] == Page::Absent(Mark::Ballooned) {
+                    self.mark(page, Mark::Empty);
+                    marked += 1;
+                }
+            }
+            assert_eq!((done.marked, done.repeated), (marked, done.done - marked));
+        }
+        Ok(())
+    }
+
+    fn take_range(&mut self, start: u64, end: u64, mark: Mark) -> Result<(), ()> {
+        match self.space.take_range(at(start)..at(end), mark) {
+            Ok(taken) => {
+                assert_eq!(taken.next, None, "there are fewer tables than one call takes");
+                taken.flushed.retire();
+            }
+            Err(error) => {
+                assert_eq!(error, TakeError::OutOfMemory);
+                return Err(());
+            }
+        }
+        for page in all_pages().filter(|page| (start..end).contains(page)) {
+            self.mark(at(page), mark);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, page: Ipa, mark: Mark) -> Page {
+        self.model.insert(page.as_u64() - RAM, Page::Absent(mark)).unwrap()
+    }
+
+    fn watch(&mut self, page: u64) {
+        self.watched = None;
+        cpu::set_current(CpuId::new(1).unwrap());
+        let pin = self.memory.pin();
+        let frame = self.space.translate(&pin, at(page)).ok().and_then(|leaf| leaf.frame());
+        self.watched = frame.map(|frame| Watched { _pin: pin, frame, ipa: at(page) });
+        cpu::set_current(CpuId::new(0).unwrap());
+    }
+
+    /// The frame that a walker found must not have become anybody else's.
+    fn look_at_what_is_watched(&self) {
+        if let Some(watched) = &self.watched {
+            let cover = self.memory.frames().owner_of(watched.frame);
+            assert!(matches!(cover.owner, Owner::Guest(_) | Owner::Retired), "{cover:?}");
+            assert_eq!(cover.ipa_of(watched.frame), Some(watched.ipa), "it is in use elsewhere");
+        }
+    }
+
+    /// Compares every page with the model.
+    fn compare(&self) {
+        for page in all_pages() {
+            let found = {
+                let pin = self.memory.pin();
+                self.space.translate(&pin, at(page)).map(|_| ()).map_err(|absent| absent.mark)
+            };
+            match (found, self.model[&page]) {
+                (Ok(()), Page::Mapped(byte)) => {
+                    let mut bytes = [0xff; 1];
+                    self.space.read(at(page), &mut bytes).unwrap();
+                    assert_eq!(bytes, [byte], "at {page:#x}");
+                }
+                (Err(mark), Page::Absent(expected)) => assert_eq!(mark, expected, "at {page:#x}"),
+                (found, expected) => panic!("{found:?}, not {expected:?}, at {page:#x}"),
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        self.space.dump(Ipa::new(0)..Ipa::new(1 << 39), |run| runs.push(run.clone()));
+        runs
+    }
+
+    /// Returns the frames that the guest has not (free, in the pool, or about to be), its memory and its tables.
+    fn frames(&self) -> (u64, u64, u64) {
+        let counts = self.memory.counts();
+        let of = counts.guest(self.space.guest());
+        (counts.free() + counts.pool + counts.retired, of.frames, of.tables)
+    }
+}
+
+impl Drop for Test {
+    fn drop(&mut self) {
+        self.watched = None;
+    }
+}
+
+/// A few seconds' worth, or as many as `PROPTEST_CASES` says.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let cases = cases.unwrap_or(32);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    #[cfg_attr(any(feature = "no-grace", feature = "no-tlbi"), should_panic)]
+    fn a_space_does_what_a_plain_map_does(
+        ops in prop::collection::vec((op(), prop::option::weighted(0.3, 0..6_u64)), 1..40),
+    ) {
+        let mut test = Test::new(64 << 20);
+        for (op, successes) in &ops {
+            test.step(op, *successes);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(any(feature = "no-grace", feature = "no-tlbi"), should_panic)]
+    fn a_space_does_so_where_memory_is_short(
+        ops in prop::collection::vec((op(), prop::option::weighted(0.1, 0..6_u64)), 1..40),
+    ) {
+        let mut test = Test::new(8 << 20);
+        for (op, successes) in &ops {
+            test.step(op, *successes);
+        }
+    }
+}
