@@ -173,6 +173,20 @@ fn clearing_the_receive_interrupt_holds_until_the_next_byte() {
 }
 
 #[test]
+fn data_that_is_left_after_a_read_interrupts_again() {
+    let mut uart = Pl011::new();
+    write(&mut uart, register::IMSC, RX);
+    assert!(uart.receive(b'a') && uart.receive(b'b'));
+    write(&mut uart, register::ICR, RX);
+    assert!(!uart.line());
+    assert_eq!(read(&mut uart, register::DR), b'a'.into());
+    assert!(uart.line(), "for drivers that clear, read one byte and leave");
+    assert_eq!(read(&mut uart, register::DR), b'b'.into());
+    assert!(!uart.line());
+    assert_eq!(read(&mut uart, register::DR), 0, "nothing left");
+}
+
+#[test]
 fn transmitting_by_interrupt_sends_everything_and_stops() {
     let mut uart = Pl011::new();
     startup(&mut uart);
