@@ -222,7 +222,8 @@ pub fn init_traps() {
     let vtcr = vtcr | if features.vmid_bits == 16 { 1 << 19 } else { 0 };
     // SAFETY: no guest runs yet; these are what keeps one in.
     unsafe {
-        msr!("HCR_EL2", HCR_GUEST);
+        // FWB: stage 2 writes its memory attributes for it where the CPU has it.
+        msr!("HCR_EL2", HCR_GUEST | if features.s2fwb { 1 << 46 } else { 0 });
         msr!("VTCR_EL2", vtcr);
         msr!("VPIDR_EL2", midr);
         msr!("HSTR_EL2", 0);

@@ -13,6 +13,7 @@ use crate::arch::tlb;
 use crate::epoch::Pin;
 use crate::mem::{Order, Owner};
 use proptest::prelude::*;
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// The RAM of the guest: two gigabytes, of which the model looks at [`REGIONS`].
@@ -113,9 +114,29 @@ fn region_pages(region: u64) -> Vec<u64> {
     (0..512).map(|page| region + page * PAGE_SIZE).collect()
 }
 
+thread_local! {
+    /// The memory of tests that have passed, by its size, so that not every test needs its own: the
+    /// next finds it full of left-over bytes.
+    static USED: RefCell<HashMap<u64, &'static Memory>> = RefCell::default();
+}
+
 impl Test {
-    fn new(memory: u64) -> Self {
-        let (memory, space) = space(memory, RAM_BYTES);
+    /// Does all of `ops` in `bytes` of memory.
+    fn run(bytes: u64, ops: &[(Op, Option<u64>)]) {
+        let used = USED.with_borrow_mut(|used| used.remove(&bytes));
+        let memory = used.unwrap_or_else(|| memory(bytes));
+        let mut test = Self::new(memory);
+        for (op, successes) in ops {
+            test.step(op, *successes);
+        }
+        drop(test);
+        settle(memory);
+        assert_sound(memory, &[]);
+        USED.with_borrow_mut(|used| used.insert(bytes, memory));
+    }
+
+    fn new(memory: &'static Memory) -> Self {
+        let space = space_in(memory, 0, RAM_BYTES);
         let model = all_pages().map(|page| (page, Page::Absent(Mark::Empty))).collect();
         Self { memory, space, model, watched: None }
     }
@@ -358,7 +379,7 @@ impl Drop for Test {
 /// A few seconds' worth, or as many as `PROPTEST_CASES` says.
 fn config() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    let cases = cases.unwrap_or(32);
+    let cases = cases.unwrap_or(256);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
@@ -370,10 +391,7 @@ proptest! {
     fn a_space_does_what_a_plain_map_does(
         ops in prop::collection::vec((op(), prop::option::weighted(0.3, 0..6_u64)), 1..40),
     ) {
-        let mut test = Test::new(64 << 20);
-        for (op, successes) in &ops {
-            test.step(op, *successes);
-        }
+        Test::run(64 << 20, &ops);
     }
 
     #[test]
@@ -381,9 +399,6 @@ proptest! {
     fn a_space_does_so_where_memory_is_short(
         ops in prop::collection::vec((op(), prop::option::weighted(0.1, 0..6_u64)), 1..40),
     ) {
-        let mut test = Test::new(8 << 20);
-        for (op, successes) in &ops {
-            test.step(op, *successes);
-        }
+        Test::run(8 << 20, &ops);
     }
 }
