@@ -1,6 +1,6 @@
 //! From the model into the list registers and back.
 
-use super::bank::{Bits, Groups};
+use super::bank::Bits;
 use super::list::{ListRegister, ListRegisters, MAX_LIST_REGISTERS, hcr, vmcr};
 use super::redistributor::{Held, Listing, Redistributor};
 use super::{Gic, Kick};
@@ -248,30 +248,31 @@ impl Gic {
         let reserved = usize::from(waiting.total != 0);
         let first = active.first(count.saturating_sub(reserved));
         let second = waiting.first(count - first.len());
-        let groups = self.distributor.groups();
+        let left_active = active.total > first.len();
+        let left_waiting = waiting.total > second.len();
         let slots = listing.held.iter_mut().zip(&mut registers.lr);
         let keys = first.iter().chain(second);
         let mut live = 0;
         for ((held, register), &key) in slots.zip(keys) {
             let intid = intid_of(key);
             *held = Held { intid: intid as u16, backed: false };
-            *register = self.list(vcpu, own, held, groups);
+            *register = self.list(vcpu, own, held, left_waiting);
             live += 1;
         }
-        let left_active = active.total > first.len();
-        let left_waiting = waiting.total > second.len();
         own.set_live(listing, live);
         registers.hcr = control(registers.vmcr, left_active, left_waiting);
     }
 
-    /// Puts one interrupt into a list register.
+    /// Puts one interrupt into a list register; `left_waiting` says that others found no room, so
+    /// that hardware is to tell when nothing in the list registers is pending any more. Then none
+    /// is made "active and pending": that would count as pending though it cannot be acknowledged.
     #[inline]
     fn list(
         &self,
         vcpu: usize,
         own: &Redistributor,
         held: &mut Held,
-        groups: Groups,
+        left_waiting: bool,
     ) -> ListRegister {
         let intid = u32::from(held.intid);
         let Some((word, bank, mask)) = self.interrupt(vcpu, intid) else {
@@ -286,7 +287,8 @@ impl Gic {
             }
             None => physical.is_none(),
         };
-        let (state, again) = bank.lend(mask, groups, merges);
+        let groups = self.distributor.groups();
+        let (state, again) = bank.lend(mask, groups, merges && !left_waiting);
         let group1 = bank.group1.get() & mask != 0;
         let register = ListRegister::of(intid, bank.priority(intid % 32), group1, state);
         match physical {

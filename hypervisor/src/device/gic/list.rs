@@ -56,7 +56,7 @@ impl State {
     }
 }
 
-/// One list register, ICH_LR<n>_EL2.
+/// One list register, `ICH_LR<n>_EL2`.
 #[derive(Copy, Clone, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct ListRegister(u64);
@@ -155,7 +155,7 @@ impl fmt::Debug for ListRegister {
 /// The model reads and writes `lr`, `live` and `hcr`, and reads `vmcr`. The others it carries.
 #[derive(Clone, Debug, Default)]
 pub struct ListRegisters {
-    /// ICH_LR<n>_EL2. Those from `live` on are 0.
+    /// `ICH_LR<n>_EL2`. Those from `live` on are 0.
     pub lr: [ListRegister; MAX_LIST_REGISTERS],
     /// How many of them, from the first, may hold something: no others need be read or written.
     pub live: usize,
@@ -163,9 +163,9 @@ pub struct ListRegisters {
     pub vmcr: u64,
     /// ICH_HCR_EL2. In `fold` and `sync` its EOIcount is read; a fill writes all of it.
     pub hcr: u64,
-    /// ICH_AP0R<n>_EL2.
+    /// `ICH_AP0R<n>_EL2`.
     pub ap0r: [u64; 4],
-    /// ICH_AP1R<n>_EL2.
+    /// `ICH_AP1R<n>_EL2`.
     pub ap1r: [u64; 4],
     /// ICH_ELRSR_EL2, for diagnosis.
     pub elrsr: u64,

@@ -183,6 +183,18 @@ fn the_active_state_is_shown_saved_and_restored() {
 }
 
 #[test]
+fn an_spi_made_active_by_hand_is_ended_by_the_vcpu_that_it_goes_to() {
+    let mut machine = Machine::booted(2, 4);
+    enable(&mut machine, UART, false);
+    let bit = 1 << (UART - 32);
+    machine.write(1, 0x304, bit);
+    assert_eq!(machine.cpus[0].listed(), [UART]);
+    assert_eq!(machine.cpus[1].listed(), [0u32; 0]);
+    machine.cpus[0].deactivate(UART);
+    assert_eq!(machine.read_distributor(0, 0x304), 0);
+}
+
+#[test]
 fn priorities_decide_and_preempt() {
     let mut machine = Machine::booted(1, 4);
     for (sgi, priority) in [(1, 0xa0), (2, 0x40), (3, 0x80)] {

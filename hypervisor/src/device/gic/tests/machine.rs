@@ -21,10 +21,23 @@ fn with_state(register: ListRegister, state: State) -> ListRegister {
 }
 
 impl Interface {
-    fn new(count: usize) -> Self {
+    pub fn new(count: usize) -> Self {
         let registers =
             ListRegisters { vmcr: vmcr::VENG0 | vmcr::VENG1, ..ListRegisters::default() };
         Self { registers, running: Vec::new(), physical: 0, count, syncs: 0 }
+    }
+
+    /// Guest entry of `vcpu`.
+    pub fn enter(&mut self, gic: &Gic, vcpu: usize) -> Kick {
+        if !gic.is_dirty(vcpu) {
+            return Kick::NONE;
+        }
+        self.syncs += 1;
+        let synced = gic.sync(vcpu, &mut self.registers, self.count);
+        self.physical &= !synced.deactivate;
+        assert!(self.registers.live <= self.count && synced.write >= self.registers.live);
+        assert!(self.registers.lr[self.registers.live..].iter().all(|lr| lr.bits() == 0));
+        synced.kick
     }
 
     fn is_group_on(&self, register: ListRegister) -> bool {
@@ -143,16 +156,7 @@ impl Machine {
 
     /// Guest entry.
     pub fn enter(&mut self, vcpu: usize) -> Kick {
-        if !self.gic.is_dirty(vcpu) {
-            return Kick::NONE;
-        }
-        let cpu = &mut self.cpus[vcpu];
-        cpu.syncs += 1;
-        let synced = self.gic.sync(vcpu, &mut cpu.registers, cpu.count);
-        cpu.physical &= !synced.deactivate;
-        assert!(cpu.registers.live <= cpu.count && synced.write >= cpu.registers.live);
-        assert!(cpu.registers.lr[cpu.registers.live..].iter().all(|lr| lr.bits() == 0));
-        synced.kick
+        self.cpus[vcpu].enter(&self.gic, vcpu)
     }
 
     /// What happens after `vcpu` was at EL2: it enters its guest, and so do those that are kicked.

@@ -5,5 +5,7 @@ mod lifecycle;
 mod machine;
 mod overflow;
 mod power;
+mod reference;
 mod registers;
 mod routing;
+mod threads;
