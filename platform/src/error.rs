@@ -18,6 +18,8 @@ pub enum PlatformError {
         node: &'static str,
         /// The property.
         property: &'static str,
+        /// What it must be.
+        wanted: &'static str,
     },
     /// The machine has something that Sluice cannot drive.
     Unsupported {
@@ -40,8 +42,8 @@ impl fmt::Display for PlatformError {
         match *self {
             Self::Malformed => f.write_str("x0 does not point to a valid device tree"),
             Self::MissingNode { what } => write!(f, "the device tree has no {what}"),
-            Self::Property { node, property } => {
-                write!(f, "the device tree's {node} has no usable property '{property}'")
+            Self::Property { node, property, wanted } => {
+                write!(f, "the device tree's {node} needs a property '{property}': {wanted}")
             }
             Self::Unsupported { what, needs } => write!(f, "this machine has {what}; {needs}"),
             Self::TooMany { what, most } => {

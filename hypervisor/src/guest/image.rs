@@ -1,4 +1,5 @@
-//! A guest's kernel: an arm64 Image (Documentation/arch/arm64/booting.rst in Linux), or a flat binary.
+//! A guest's kernel: an arm64 Image (Documentation/arch/arm64/booting.rst in Linux), or a flat
+//! binary.
 
 use super::layout::RAM_START;
 use crate::addr::{BLOCK_2M, Ipa, IpaRange, PAGE_SIZE};
@@ -60,7 +61,8 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// It is something that is known not to be runnable; what has no header is taken for a flat binary.
+    /// It is something that is known not to be runnable; what has no header is taken for a flat
+    /// binary.
     pub fn parse(kernel: &[u8]) -> Result<Self, ImageError> {
         let size = kernel.len() as u64;
         if kernel.get(56..60) == Some(b"ARM\x64") {
@@ -97,11 +99,12 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Places a kernel, an initrd of `initrd` bytes (0 for none) and a device tree in `memory` bytes from
-    /// the start of memory.
+    /// Places a kernel, an initrd of `initrd` bytes (0 for none) and a device tree in `memory`
+    /// bytes from the start of memory.
     ///
-    /// The kernel is at a multiple of 2 MiB plus its text offset; the device tree follows at the next multiple
-    /// of 2 MiB, so that one 2 MiB mapping holds it; then the initrd, within 32 GiB of the kernel.
+    /// The kernel is at a multiple of 2 MiB plus its text offset; the device tree follows at the
+    /// next multiple of 2 MiB, so that one 2 MiB mapping holds it; then the initrd, within 32 GiB
+    /// of the kernel.
     ///
     /// # Errors
     ///

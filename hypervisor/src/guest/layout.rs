@@ -1,4 +1,5 @@
-//! Where a guest's machine has what: the memory map of QEMU's `virt`, so that kernels built for it run.
+//! Where a guest's machine has what: the memory map of QEMU's `virt`, so that kernels built for it
+//! run.
 
 use crate::addr::{Ipa, IpaRange};
 

@@ -8,8 +8,8 @@ use crate::addr::{BLOCK_2M, Ipa};
 use crate::mem::GuestId;
 use core::fmt;
 
-/// What the first vCPU starts with (Documentation/arch/arm64/booting.rst in Linux): the MMU off, at EL1,
-/// x1 to x3 zero.
+/// What the first vCPU starts with (Documentation/arch/arm64/booting.rst in Linux): the MMU off, at
+/// EL1, x1 to x3 zero.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// The kernel's first instruction.
@@ -50,12 +50,13 @@ impl<E: fmt::Debug> fmt::Display for LoadError<E> {
     }
 }
 
-/// Writes kernel, initrd and device tree of guest `id` through `write`, which gets parts that do not cross a
-/// 2 MiB boundary, in ascending order within each image.
+/// Writes kernel, initrd and device tree of guest `id` through `write`, which gets parts that do
+/// not cross a 2 MiB boundary, in ascending order within each image.
 ///
-/// The guest starts with its caches off: `write` must see to it that what it wrote is visible at the point of
-/// coherency, and that no stale instruction is fetched there. Memory that is not written must read as zero, as the
-/// kernel's .bss is in it. `entropy` is stirred into the kernel's choice of its own address.
+/// The guest starts with its caches off: `write` must see to it that what it wrote is visible at
+/// the point of coherency, and that no stale instruction is fetched there. Memory that is not
+/// written must read as zero, as the kernel's .bss is in it. `entropy` is stirred into the kernel's
+/// choice of its own address.
 ///
 /// # Errors
 ///

@@ -1,9 +1,10 @@
-//! The device tree that a guest gets: its machine as [`layout`] has it, in the words of QEMU's `virt`.
+//! The device tree that a guest gets: its machine as [`layout`] has it, in the words of QEMU's
+//! `virt`.
 //!
-//! Names and properties are those of `virt`, for kernels and boot loaders that look for nodes by name. What
-//! differs does so on purpose:
-//! - virtio-mmio interrupts are level-triggered, not edge-triggered: the line is the OR of two status
-//!   bits, and a second cause that comes before the first is acknowledged makes no edge.
+//! Names and properties are those of `virt`, for kernels and boot loaders that look for nodes by
+//! name. What differs does so on purpose:
+//! - virtio-mmio interrupts are level-triggered, not edge-triggered: the line is the OR of two
+//!   status bits, and a second cause that comes before the first is acknowledged makes no edge.
 //! - PSCI has the ids of version 0.2 and later only, which are fixed, and so are not listed.
 //! - What is not emulated (PCIe, RTC, GPIO, flash, fw-cfg, ITS, PMU) is not there.
 
@@ -39,15 +40,15 @@ pub struct Description<'a> {
     pub initrd: Option<IpaRange>,
     /// What the kernel chooses its address layout by; `None` where it shall not.
     pub kaslr_seed: Option<u64>,
-    /// What the kernel's random numbers start from. Kernels believe that these bytes are random, so that
-    /// it must be `None` where they are not.
+    /// What the kernel's random numbers start from. Kernels believe that these bytes are random, so
+    /// that it must be `None` where they are not.
     pub rng_seed: Option<[u8; 32]>,
 }
 
 /// Writes the device tree, a blob of version 17 (Devicetree Specification 0.4, chapter 5).
 ///
-/// Allocates, and is for creating a guest only. The blob takes about 3 KiB, 150 bytes for each vCPU, and the
-/// command line.
+/// Allocates, and is for creating a guest only. The blob takes about 3 KiB, 150 bytes for each
+/// vCPU, and the command line.
 pub fn write(machine: &Description<'_>) -> Vec<u8> {
     let mut tree = DeviceTree::new();
     let root = &mut tree.root;
@@ -155,7 +156,8 @@ fn clock() -> DeviceTreeNode {
 fn interrupt_controller(vcpus: usize) -> DeviceTreeNode {
     let mut gic = device("intc", &[layout::DISTRIBUTOR, layout::redistributors(vcpus)]);
     set(&mut gic, "phandle", PHANDLE_GIC);
-    // The maintenance interrupt, for hypervisors: there is no EL2, and `virt` lists it nevertheless.
+    // The maintenance interrupt, for hypervisors: there is no EL2, and `virt` lists it
+    // nevertheless.
     set(&mut gic, "interrupts", [PPI, 9, LEVEL_HIGH]);
     set(&mut gic, "#redistributor-regions", 1u32);
     set(&mut gic, "compatible", "arm,gic-v3");

@@ -1,5 +1,5 @@
-//! The manifest: which guests there are and what each has, as a device tree. `docs/manifest.md` says what
-//! may stand in it.
+//! The manifest: which guests there are and what each has, as a device tree. `docs/manifest.md`
+//! says what may stand in it.
 
 use super::bundle::{Bundle, BundleError, MANIFEST};
 use super::image::{Image, ImageError, Placement};
