@@ -59,6 +59,9 @@ const RECORDS: usize = if cfg!(loom) { 3 } else { MAX_CPUS };
 const PINS: u64 = 0xffff;
 /// One epoch, as it stands in the global epoch and in records.
 const ONE: u64 = PINS + 1;
+/// The global epoch as it is stored in epoch 0: ready to be copied into the record of a CPU that
+/// pins once.
+const FIRST: u64 = 1;
 
 /// What one CPU announces. A cache line of its own, for it is written twice a walk.
 #[repr(align(64))]
@@ -67,10 +70,12 @@ struct Record {
 }
 
 /// The global epoch and what the CPUs have announced.
+// The records come first, so that finding one's own takes one addition.
+#[repr(C)]
 pub struct Epoch {
-    /// A multiple of [`ONE`], so that announcing it takes one addition.
-    global: AtomicU64,
     cpus: [Record; RECORDS],
+    /// [`FIRST`] and a multiple of [`ONE`].
+    global: AtomicU64,
 }
 
 /// The number of an epoch.
@@ -80,6 +85,11 @@ pub struct Number(u64);
 impl Number {
     /// The epoch at boot.
     pub const ZERO: Self = Self(0);
+
+    /// Returns the epoch in a record, or in the global epoch.
+    const fn of(word: u64) -> Self {
+        Self(word & !PINS)
+    }
 
     /// Returns the number, counted from 0 at boot.
     pub const fn get(self) -> u64 {
@@ -128,8 +138,8 @@ impl Epoch {
     #[cfg(not(loom))]
     pub const fn new() -> Self {
         Self {
-            global: AtomicU64::new(0),
             cpus: [const { Record { state: AtomicU64::new(0) } }; RECORDS],
+            global: AtomicU64::new(FIRST),
         }
     }
 
@@ -137,8 +147,8 @@ impl Epoch {
     #[cfg(loom)]
     pub fn new() -> Self {
         Self {
-            global: AtomicU64::new(0),
             cpus: core::array::from_fn(|_| Record { state: AtomicU64::new(0) }),
+            global: AtomicU64::new(FIRST),
         }
     }
 
@@ -154,7 +164,7 @@ impl Epoch {
             let global = self.global.load(Ordering::Relaxed);
             // Release, with the acquire fence of `try_advance`: an advance that sees this pin and
             // not the unpinning before it must still come after the walk before it.
-            own.state.store(global + 1, ordering(Edge::PinRelease, Ordering::Release));
+            own.state.store(global, ordering(Edge::PinRelease, Ordering::Release));
             // Pairs with the fences of `retiring` and `try_advance`. Forbids store buffering: this
             // CPU loads a descriptor from before it was unlinked, and the advance that ends the
             // grace period loads the record from before it was active.
@@ -180,7 +190,7 @@ impl Epoch {
         // before it was unlinked, and this load returns an epoch from before the one that the
         // walker announced. Pairs with the fence of `try_advance` too, see there.
         fence_for(Edge::RetireFence, Ordering::SeqCst);
-        Number(self.global.load(Ordering::Relaxed))
+        Number::of(self.global.load(Ordering::Relaxed))
     }
 
     /// Goes to the next epoch, if every pinned CPU has announced the current one. Says whether the
@@ -194,7 +204,7 @@ impl Epoch {
         fence_for(Edge::AdvanceFence, Ordering::SeqCst);
         for cpu in &self.cpus {
             let state = cpu.state.load(Ordering::Relaxed);
-            let behind = state & PINS != 0 && state & !PINS != global;
+            let behind = state & PINS != 0 && Number::of(state) != Number::of(global);
             if behind && !is_missing(Edge::Announcements) {
                 return false;
             }
@@ -226,12 +236,12 @@ impl Epoch {
         // Acquire: pairs with the release in `try_advance`. Forbids that the new epoch is seen, and
         // the last load of a walker that it waited for still returns what the reuse stores.
         let global = self.global.load(ordering(Edge::PassedAcquire, Ordering::Acquire));
-        global >= epoch.0 + grace
+        Number::of(global).0 >= epoch.0 + grace
     }
 
     /// Returns the current epoch, for inspection.
     pub fn current(&self) -> Number {
-        Number(self.global.load(Ordering::Relaxed))
+        Number::of(self.global.load(Ordering::Relaxed))
     }
 
     /// Returns the state of every CPU. Waits for nobody.
@@ -239,7 +249,7 @@ impl Epoch {
         let mut cpus = [CpuState::default(); RECORDS];
         for (state, cpu) in cpus.iter_mut().zip(&self.cpus) {
             let word = cpu.state.load(Ordering::Relaxed);
-            *state = CpuState { announced: Number(word & !PINS), pins: (word & PINS) as u16 };
+            *state = CpuState { announced: Number::of(word), pins: (word & PINS) as u16 };
         }
         Snapshot { epoch: self.current(), cpus }
     }

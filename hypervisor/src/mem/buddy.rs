@@ -74,8 +74,7 @@ impl Buddy {
         let in_hand = self.in_hand;
         let set = self.set(content);
         let mut found = set.smallest(order)?;
-        let first = set.first[found.index()]?;
-        set.unlink(table, first, found);
+        let first = set.pop(table, found)?;
         while found > order {
             found = found.halved();
             let half = Frame::new(first.number() + found.frames());
@@ -97,8 +96,7 @@ impl Buddy {
         let set = self.set(content);
         let candidates = set.occupied & (below.frames() - 1) & !(least.frames() - 1);
         let order = Order::new(candidates.checked_ilog2()? as u8)?;
-        let first = set.first[order.index()]?;
-        set.unlink(table, first, order);
+        let first = set.pop(table, order)?;
         table.at(first).set_head(Head::new(in_hand, order));
         Some((first, order))
     }
@@ -177,6 +175,20 @@ impl Set {
         record.set_head(Head::new(self.kind, order));
         self.occupied |= order.frames();
         self.count(order, u64::wrapping_add);
+    }
+
+    /// Takes the first block off the list of `order`.
+    #[inline(always)]
+    fn pop(&mut self, table: &FrameTable, order: Order) -> Option<Frame> {
+        let list = self.first.get_mut(order.index())?;
+        let first = (*list)?;
+        *list = table.at(first).next();
+        match *list {
+            Some(next) => table.at(next).set_previous(None),
+            None => self.occupied &= !order.frames(),
+        }
+        self.count(order, u64::wrapping_sub);
+        Some(first)
     }
 
     fn unlink(&mut self, table: &FrameTable, first: Frame, order: Order) {

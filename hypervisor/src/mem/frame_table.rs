@@ -231,8 +231,8 @@ struct Region {
 
 /// The records of all frames of memory.
 pub struct FrameTable {
+    /// Those that are not used have no records and come last.
     regions: [Region; MAX_REGIONS],
-    count: usize,
 }
 
 /// Why a frame table cannot be made.
@@ -286,10 +286,7 @@ impl FrameTable {
         if regions.len() > MAX_REGIONS {
             return Err(LayoutError::TooManyRegions);
         }
-        let mut table = Self {
-            regions: [Region { first: 0, records: &[] }; MAX_REGIONS],
-            count: regions.len(),
-        };
+        let mut table = Self { regions: [Region { first: 0, records: &[] }; MAX_REGIONS] };
         let mut rest = storage;
         let mut above = 0;
         for (slot, region) in table.regions.iter_mut().zip(regions) {
@@ -333,36 +330,42 @@ impl FrameTable {
 
     /// Goes over all blocks, by ascending address. What is offline is left out.
     pub fn iter(&self) -> Covers<'_> {
-        Covers { regions: self.regions(), next: 0 }
+        Covers { regions: &self.regions, next: 0 }
     }
 
     /// Returns the record of `frame`; `None` where there is no memory.
+    #[inline(always)]
     pub(super) fn get(&self, frame: Frame) -> Option<&'static Record> {
-        self.region(frame)?.get(frame)
+        // Most machines have one region, or most of their memory in the first.
+        let [first, ..] = &self.regions;
+        first.get(frame).or_else(|| self.get_elsewhere(frame))
+    }
+
+    #[cold]
+    fn get_elsewhere(&self, frame: Frame) -> Option<&'static Record> {
+        self.regions.iter().skip(1).find_map(|region| region.get(frame))
     }
 
     /// Returns the record of `frame`, which came from a list or from a record of this table.
+    #[inline(always)]
     pub(super) fn at(&self, frame: Frame) -> &'static Record {
         self.get(frame).expect("the frame table's own links name frames of memory")
     }
 
     pub(super) fn contains(&self, range: &PaRange) -> bool {
-        self.regions().iter().any(|region| {
+        self.regions.iter().any(|region| {
             let first = u64::from(region.first);
             range.start.page() >= first && range.end.page() <= first + region.records.len() as u64
         })
     }
 
-    fn regions(&self) -> &[Region] {
-        self.regions.get(..self.count).unwrap_or(&[])
-    }
-
     fn region(&self, frame: Frame) -> Option<&Region> {
-        self.regions().iter().find(|region| region.get(frame).is_some())
+        self.regions.iter().find(|region| region.get(frame).is_some())
     }
 }
 
 impl Region {
+    #[inline(always)]
     fn get(&self, frame: Frame) -> Option<&'static Record> {
         self.records.get(frame.number().wrapping_sub(self.first) as usize)
     }

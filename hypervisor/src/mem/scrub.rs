@@ -3,7 +3,7 @@
 //!
 //! Dirty blocks below 2 MiB are always zeroed, so that they can merge with zeroed neighbours; those
 //! of 2 MiB and more only until there is enough zeroed memory in hand (the watermark). A step
-//! splits off at most 256 KiB, zeroes it and puts it among the clean ones. The rest of a 2 MiB
+//! splits off at most 128 KiB, zeroes it and puts it among the clean ones. The rest of a 2 MiB
 //! block, being small now, is next. So a step leaves nothing half done, and any number of CPUs can
 //! do steps at the same time.
 #![expect(unsafe_code, reason = "zeroes frames in the window")]
@@ -14,14 +14,15 @@ use crate::addr::Frame;
 use crate::arch;
 use crate::sync::Ordering;
 
-/// The most that is zeroed in one step: 256 KiB, order 6.
-const STEP: u8 = 6;
+/// The most that is zeroed in one step: 128 KiB, order 5. With its cleaning to the point of coherency
+/// this is about 12,000 instructions, well below the longest stretch that EL2 allows itself.
+const STEP: u8 = 5;
 /// How many steps an allocation makes at most to bring a large enough block together.
 const EFFORT: usize = 64;
 
 impl Memory {
     /// Makes one bounded step of what is to be done in the background: ends grace periods, recycles
-    /// what is past its own, keeps the table pool filled, zeroes at most 256 KiB. Says whether there
+    /// what is past its own, keeps the table pool filled, zeroes at most 128 KiB. Says whether there
     /// is more to do. For idle CPUs, any number at a time.
     pub fn idle_step(&self) -> bool {
         if self.garbage.lock().frames() > 0 {
@@ -34,7 +35,7 @@ impl Memory {
         self.grow_pool_early() || self.scrub_pool() || self.scrub_step()
     }
 
-    /// Zeroes up to 256 KiB of free memory, if there is need. Says whether there was.
+    /// Zeroes up to 128 KiB of free memory, if there is need. Says whether there was.
     fn scrub_step(&self) -> bool {
         let most = Order::new(STEP).unwrap_or(Order::PAGE);
         let taken = {

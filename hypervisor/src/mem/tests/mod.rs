@@ -19,6 +19,7 @@ fn settle(memory: &Memory) {
 }
 
 #[test]
+#[cfg_attr(feature = "no-grace", ignore = "there is no grace period to see")]
 fn a_block_goes_round_from_free_to_guest_to_free() {
     let memory = memory(16 * MIB);
     let before = memory.counts();
@@ -48,6 +49,7 @@ fn a_block_goes_round_from_free_to_guest_to_free() {
 }
 
 #[test]
+#[cfg_attr(feature = "no-grace", ignore = "there is no grace period to see")]
 fn a_pin_holds_up_the_grace_period_and_dropping_it_ends_that() {
     let memory = memory(16 * MIB);
     let table = memory.table_frame(guest(0)).expect("the pool is full");
@@ -106,6 +108,7 @@ fn past_the_bound_the_remover_ends_grace_periods_itself() {
 }
 
 #[test]
+#[cfg_attr(feature = "no-grace", ignore = "there is no grace period to see")]
 fn a_pinned_remover_does_not_wait_for_itself() {
     let memory = memory(16 * MIB);
     memory.set_retired_bound(0);
