@@ -4,8 +4,8 @@
 
 extern crate alloc;
 
-// A model (`--cfg loom`) has the memory core only: what is built on it makes atomics in constants,
-// which loom's cannot be.
+// A model (`--cfg loom`) has the memory core and the virtqueues only: what else is built on them
+// makes atomics in constants, which loom's cannot be.
 
 pub mod addr;
 pub mod arch;
@@ -13,7 +13,6 @@ pub mod arch;
 pub mod audit;
 #[cfg(target_os = "none")]
 pub mod boot;
-#[cfg(not(loom))]
 pub mod device;
 pub mod epoch;
 #[cfg(not(loom))]

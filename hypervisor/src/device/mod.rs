@@ -11,6 +11,7 @@ use crate::addr::Ipa;
 
 #[cfg(all(test, not(loom)))]
 pub(crate) mod fake_memory;
+#[cfg(not(loom))]
 pub mod gic;
 pub mod pl011;
 pub mod sparse;

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::balloon::Balloon;
 use super::balloon::fake_backend::FakeBackend;
-use super::mmio::{Label, register};
+use super::mmio::Label;
+use super::registers::register;
 use super::{Context, Transport, feature};
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::device::fake_memory::FakeMemory;

@@ -11,8 +11,8 @@
 
 use core::fmt;
 
-use bitflags::bitflags;
-
+pub use super::registers::Status;
+use super::registers::{Cause, half, register, set_high, set_low};
 use super::{Context, Device, Progress, Queue, QueueFault, feature};
 use crate::device::sparse::Sparse;
 use crate::device::{GuestMemory, Width};
@@ -27,62 +27,6 @@ const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 /// "SLUI".
 const VENDOR: u32 = 0x4955_4c53;
-
-/// Register offsets (§4.2.2).
-pub(super) mod register {
-    pub const MAGIC: u64 = 0x000;
-    pub const VERSION: u64 = 0x004;
-    pub const DEVICE_ID: u64 = 0x008;
-    pub const VENDOR_ID: u64 = 0x00c;
-    pub const DEVICE_FEATURES: u64 = 0x010;
-    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub const DRIVER_FEATURES: u64 = 0x020;
-    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub const QUEUE_SEL: u64 = 0x030;
-    pub const QUEUE_NUM_MAX: u64 = 0x034;
-    pub const QUEUE_NUM: u64 = 0x038;
-    pub const QUEUE_READY: u64 = 0x044;
-    pub const QUEUE_NOTIFY: u64 = 0x050;
-    pub const INTERRUPT_STATUS: u64 = 0x060;
-    pub const INTERRUPT_ACK: u64 = 0x064;
-    pub const STATUS: u64 = 0x070;
-    pub const QUEUE_DESC_LOW: u64 = 0x080;
-    pub const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub const SHM_LEN_LOW: u64 = 0x0b0;
-    pub const SHM_BASE_HIGH: u64 = 0x0bc;
-    pub const CONFIG_GENERATION: u64 = 0x0fc;
-    pub const CONFIG: u64 = 0x100;
-}
-
-bitflags! {
-    /// The device status field (§2.1).
-    #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-    pub struct Status: u8 {
-        /// The guest has noticed the device.
-        const ACKNOWLEDGE = 1;
-        /// The guest has a driver for it.
-        const DRIVER = 2;
-        /// The driver is set up.
-        const DRIVER_OK = 4;
-        /// Device and driver agree on the features.
-        const FEATURES_OK = 8;
-        /// The device is broken until it is reset.
-        const NEEDS_RESET = 0x40;
-        /// The driver has given up.
-        const FAILED = 0x80;
-    }
-
-    /// The causes of an interrupt (§4.2.2, InterruptStatus).
-    #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-    struct Cause: u8 {
-        const USED_BUFFER = 1;
-        const CONFIG_CHANGE = 2;
-    }
-}
 
 /// Names a slot in the log.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -482,21 +426,4 @@ impl<D: Device> Transport<D> {
             log::warn!("{}: {what} of {bytes} bytes at {offset:#x}, ignored ({count})", self.label);
         }
     }
-}
-
-/// Returns the 32 bits of `value` that a features selector names.
-fn half(value: u64, selector: u32) -> u32 {
-    match selector {
-        0 => value as u32,
-        1 => (value >> 32) as u32,
-        _ => 0,
-    }
-}
-
-fn set_low(number: &mut u64, value: u32) {
-    *number = *number & !0xffff_ffff | u64::from(value);
-}
-
-fn set_high(number: &mut u64, value: u32) {
-    *number = *number & 0xffff_ffff | u64::from(value) << 32;
 }

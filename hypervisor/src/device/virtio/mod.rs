@@ -26,6 +26,7 @@ mod model;
 mod order;
 pub mod queue;
 pub mod reader;
+mod registers;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -89,6 +89,8 @@ pub struct Balloon<B: ?Sized> {
     actual: u32,
     /// What the driver fills free pages with; 0 without the feature.
     poison: u32,
+    /// Something was inflated since the backend released all.
+    holds: bool,
     inflate: PageQueue,
     deflate: PageQueue,
     report: ReportQueue,
@@ -107,6 +109,7 @@ impl<B: BalloonBackend + ?Sized> Balloon<B> {
             target: 0,
             actual: 0,
             poison: 0,
+            holds: false,
             inflate: PageQueue::default(),
             deflate: PageQueue::default(),
             report: ReportQueue::default(),
@@ -263,11 +266,14 @@ impl<B: BalloonBackend + ?Sized> Device for Balloon<B> {
         self.report.reset();
         self.stats.reset();
         self.signals = Signals::default();
-        Progress::MoreWork
+        // Drivers reset a device when they find it: mostly, there is nothing to release.
+        if self.holds { Progress::MoreWork } else { Progress::Done }
     }
 
     fn finish_reset(&mut self, backend: &mut B) -> Progress {
-        backend.release_all()
+        let progress = backend.release_all();
+        self.holds = progress.is_more();
+        progress
     }
 
     fn queue_stopped(&mut self, index: u32) {
@@ -293,14 +299,19 @@ impl<B: BalloonBackend + ?Sized> Device for Balloon<B> {
         // Reported pages come back as zeroes; a driver that poisons its free pages would take that
         // for a write to freed memory (§5.5.6.7.2).
         let poisoned = self.poison != 0;
-        let (label, counters) = (self.label, &mut self.counters);
+        let (label, counters, holds) = (self.label, &mut self.counters, &mut self.holds);
         let mut note = |outcome: Outcome| {
             counters.add(label, role, &outcome);
             outcome
         };
         match role {
-            Role::Inflate => self.inflate.serve(queue, *memory, |p| note(backend.inflate(p))),
-            Role::Deflate => self.deflate.serve(queue, *memory, |p| note(backend.deflate(p))),
+            Role::Inflate => self.inflate.serve(queue, *memory, |pages| {
+                *holds = true;
+                note(backend.inflate(pages))
+            }),
+            Role::Deflate => {
+                self.deflate.serve(queue, *memory, |pages| note(backend.deflate(pages)))
+            }
             Role::Stats => self.stats.serve(queue, *memory, *now),
             Role::Report => self.report.serve(queue, *memory, |ranges| {
                 if poisoned {

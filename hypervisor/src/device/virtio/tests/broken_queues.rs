@@ -3,7 +3,7 @@
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::device::fake_memory::FakeMemory;
 use crate::device::virtio::driver::{BUFFERS, DriverQueue, INDIRECT, Machine, NEXT, WRITE, status};
-use crate::device::virtio::mmio::register;
+use crate::device::virtio::registers::register;
 use crate::device::virtio::{QueueFault, balloon, feature};
 use crate::device::{MemoryFault, MemoryFaultReason};
 

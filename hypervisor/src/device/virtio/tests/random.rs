@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::device::fake_memory::FakeMemory;
 use crate::device::virtio::driver::{BUFFERS, DriverQueue, Machine};
-use crate::device::virtio::mmio::{SLOT_BYTES, register};
+use crate::device::virtio::mmio::SLOT_BYTES;
+use crate::device::virtio::registers::register;
 use crate::device::virtio::{balloon, feature};
 use crate::device::{GuestMemory, Width};
 

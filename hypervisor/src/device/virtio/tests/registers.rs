@@ -3,7 +3,8 @@
 use crate::addr::PAGE_SIZE;
 use crate::device::fake_memory::FakeMemory;
 use crate::device::virtio::driver::{Machine, status};
-use crate::device::virtio::mmio::{Status, read_empty_slot, register};
+use crate::device::virtio::mmio::{Status, read_empty_slot};
+use crate::device::virtio::registers::register;
 use crate::device::virtio::{Progress, QueueFault, balloon, feature};
 use crate::device::{GuestMemory, Width};
 
@@ -312,6 +313,21 @@ fn a_reset_gives_the_balloon_back_before_anything_else_happens() {
     queues[0].kick(&mut machine);
     assert_eq!(machine.backend.ballooned.len(), 2);
     assert_eq!(machine.transport.device().counters().mistakes.count(), 0);
+}
+
+#[test]
+fn a_reset_with_nothing_inflated_leaves_nothing_to_do() {
+    let mut machine = Machine::new();
+    let write = machine.transport.write(register::STATUS, Width::Word, 0);
+    assert_eq!(write, Progress::Done);
+    let mut queues = machine.probe(ALL);
+    let pages = machine.put_pages(0, &[0x40100]);
+    queues[0].add(&machine.memory, &[pages]);
+    queues[0].kick(&mut machine);
+    machine.write(register::STATUS, 0);
+    assert!(machine.backend.ballooned.is_empty());
+    let write = machine.transport.write(register::STATUS, Width::Word, 0);
+    assert_eq!(write, Progress::Done, "released by the reset before");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{ALL, PAGE, run, tell};
 use crate::addr::{BLOCK_2M, Ipa};
 use crate::device::virtio::balloon::{Tag, feature};
 use crate::device::virtio::driver::{DriverQueue, Machine, status};
-use crate::device::virtio::mmio::register;
+use crate::device::virtio::registers::register;
 use crate::device::virtio::{Device, Progress, feature as common};
 use crate::device::{GuestMemory, Width};
 

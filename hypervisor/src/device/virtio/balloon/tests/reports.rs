@@ -4,7 +4,7 @@ use super::ALL;
 use crate::addr::{BLOCK_1G, BLOCK_2M, Ipa, PAGE_SIZE};
 use crate::device::virtio::balloon::feature;
 use crate::device::virtio::driver::{DriverQueue, Machine};
-use crate::device::virtio::mmio::register;
+use crate::device::virtio::registers::register;
 
 /// Offers ranges for reporting and notifies.
 fn report(machine: &mut Machine, queue: &mut DriverQueue, ranges: &[(u64, u32, bool)]) {
