@@ -21,6 +21,7 @@ pub const SUCCESS: i64 = 0;
 pub const NOT_SUPPORTED: i64 = -1;
 pub const INVALID_PARAMETERS: i64 = -2;
 pub const ALREADY_ON: i64 = -4;
+pub const ON_PENDING: i64 = -5;
 pub const INVALID_ADDRESS: i64 = -9;
 
 /// AFFINITY_INFO: the CPU is on.

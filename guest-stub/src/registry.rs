@@ -1,9 +1,11 @@
 //! All that the stub can do, one line each.
 
-use crate::benches::{Measurement, balloon, faults, traps, wakeups};
+use crate::benches::{Measurement, balloon as balloon_bench, faults, traps, wakeups};
 use crate::outcome::{Outcome, Verdict};
 use crate::run::Stub;
-use crate::tests::smccc;
+use crate::tests::{
+    balloon, cpu_features, float, gic, hammer, id_registers, memory, psci, smccc, timer, uart,
+};
 
 /// A test: its name, whether `all` and its group's name include it, and how it is run.
 pub struct Test {
@@ -22,16 +24,67 @@ const fn test(name: &'static str, run: fn(&Stub) -> Outcome) -> Test {
     Test { name, open: true, run }
 }
 
+/// A test that goes on until the machine is stopped, or needs somebody outside.
+const fn by_full_name(name: &'static str, run: fn(&Stub) -> Outcome) -> Test {
+    Test { name, open: false, run }
+}
+
 const fn bench(name: &'static str, run: fn(&Stub) -> Result<Measurement, Verdict>) -> Bench {
     Bench { name, run }
 }
 
-/// The tests, in the order in which they are run.
+/// The tests, in the order in which they are run: the last one takes all the memory that is left.
 pub static TESTS: &[Test] = &[
     test("smccc-version", smccc::version),
     test("smccc-unknown", smccc::unknown_functions),
     test("smccc-conduits", smccc::other_conduits),
     test("smccc-registers", smccc::registers),
+    test("psci-version", psci::version),
+    test("psci-parameters", psci::wrong_parameters),
+    test("psci-on-off", psci::on_and_off),
+    test("psci-already-on", psci::already_on),
+    test("psci-suspend", psci::suspend),
+    by_full_name("psci-reset", psci::reset),
+    test("cpu-features", cpu_features::agree),
+    test("cpu-debug", cpu_features::debug),
+    test("id-sane", id_registers::sane),
+    test("id-reserved", id_registers::reserved),
+    test("id-alike", id_registers::alike),
+    test("gic-identity", gic::identity),
+    test("gic-sgi-self", gic::sgi_to_self),
+    test("gic-sgi-others", gic::sgi_to_others),
+    test("gic-spi", gic::spi),
+    test("gic-spi-configuration", gic::spi_configuration),
+    test("gic-spi-routing", gic::spi_routing),
+    test("gic-priority-mask", gic::priority_mask),
+    test("gic-priority-order", gic::priority_order),
+    test("gic-flood", gic::flood),
+    test("timer-counter", timer::counter),
+    test("timer-virtual", timer::virtual_timer),
+    test("timer-physical", timer::physical_timer),
+    test("timer-both", timer::both),
+    test("float-kept", float::kept),
+    test("uart-registers", uart::registers),
+    test("uart-interrupt", uart::interrupt),
+    test("memory-absent", memory::absent),
+    test("memory-holes", memory::holes),
+    test("balloon-identity", balloon::identity),
+    test("balloon-block", balloon::whole_block),
+    test("balloon-scattered", balloon::scattered),
+    test("balloon-buffers", balloon::many_buffers),
+    test("balloon-direction", balloon::wrong_direction),
+    test("balloon-untold", balloon::untold),
+    test("balloon-cycle", balloon::cycle),
+    test("balloon-reporting", balloon::reporting),
+    test("balloon-poison", balloon::poison),
+    test("balloon-reset", balloon::reset_returns),
+    test("balloon-interrupts", balloon::interrupts),
+    test("balloon-statistics", balloon::statistics),
+    by_full_name("balloon-follow", balloon::follow),
+    test("hammer-page", hammer::page),
+    test("hammer-block", hammer::block),
+    test("hammer-report", hammer::report),
+    test("memory-pattern", memory::pattern_everywhere),
 ];
 
 /// The benchmarks, in the order in which they are run.
@@ -53,9 +106,9 @@ pub static BENCHES: &[Bench] = &[
     bench("fault-block", faults::block),
     bench("fault-block-again", faults::block_again),
     bench("fault-page", faults::page),
-    bench("balloon-inflate", balloon::inflate),
-    bench("balloon-inflate-single", balloon::inflate_single),
-    bench("balloon-deflate", balloon::deflate),
-    bench("report-block", balloon::report_block),
-    bench("report-batch", balloon::report_batch),
+    bench("balloon-inflate", balloon_bench::inflate),
+    bench("balloon-inflate-single", balloon_bench::inflate_single),
+    bench("balloon-deflate", balloon_bench::deflate),
+    bench("report-block", balloon_bench::report_block),
+    bench("report-batch", balloon_bench::report_batch),
 ];

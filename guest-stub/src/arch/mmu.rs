@@ -69,6 +69,12 @@ pub fn add_memory(start: u64, end: u64) {
     }
 }
 
+/// Returns whether an address is mapped as normal memory, from which instructions can be fetched.
+pub fn is_normal(address: u64) -> bool {
+    let entry = TABLE.0.get((address >> 30) as usize);
+    entry.is_some_and(|entry| entry.load(Ordering::Relaxed) & NORMAL == NORMAL)
+}
+
 /// Invalidates all of stage 1 on every CPU (TLBI VMALLE1IS).
 pub fn invalidate_all() {
     // SAFETY: dropping cached translations changes no memory.

@@ -1,3 +1,13 @@
 //! What a machine has to do, each a test of its own.
 
+pub mod balloon;
+pub mod cpu_features;
+pub mod float;
+pub mod gic;
+pub mod hammer;
+pub mod id_registers;
+pub mod memory;
+pub mod psci;
 pub mod smccc;
+pub mod timer;
+pub mod uart;
