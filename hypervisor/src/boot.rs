@@ -15,7 +15,7 @@ use crate::arch::cpu::{self, CpuId};
 use crate::arch::stage1::{self, Builder};
 use crate::arch::{self, context, gic, time, uart};
 use crate::system::{self, System};
-use crate::{heap, sched};
+use crate::{heap, logger, sched};
 use core::fmt::Write;
 use memory::Plan;
 use sluice_platform::Machine;
@@ -98,7 +98,7 @@ pub fn primary(entry: Entry) -> ! {
     // SAFETY: the device tree says so, and nobody else drives it.
     unsafe { uart::init(Pa::new(machine.uart.registers.start)) };
     heap::init();
-    crate::logger::init();
+    logger::init(system::argument(&machine.arguments, "loglevel"));
     let features = match arch::detect_features() {
         Ok(features) => features,
         Err(missing) => {
@@ -112,6 +112,7 @@ pub fn primary(entry: Entry) -> ! {
     system::log_machine(system, features);
     start_cpus(system);
     init_cpu(system);
+    system.open_ports();
     system.make_guests();
     sched::run(system)
 }

@@ -13,6 +13,10 @@ pub mod arch;
 pub mod audit;
 #[cfg(target_os = "none")]
 pub mod boot;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod control;
 pub mod device;
 pub mod epoch;
 #[cfg(not(loom))]
@@ -24,6 +28,8 @@ pub mod heap;
 #[cfg(target_os = "none")]
 pub mod logger;
 pub mod mem;
+#[cfg(not(loom))]
+pub mod monitor;
 #[cfg(target_os = "none")]
 pub mod panic;
 #[cfg(not(loom))]

@@ -190,6 +190,7 @@ pub fn run(system: &'static System) -> ! {
     let mut own = Cpu { system, id: cpu::current(), loaded: None, turn: 0 };
     loop {
         exit::interrupts::take(system, own.loaded.as_mut());
+        system.end_if_asked();
         let (chosen, runnable) = own.next();
         if let Some((guest, vcpu)) = chosen {
             own.switch_to(guest, vcpu);

@@ -1,6 +1,6 @@
 //! The whole: the machine, its memory, its guests, and what CPUs tell one another.
 
-use crate::addr::{PAGE_SIZE, Pa, PaRange};
+use crate::addr::{PAGE_SIZE, Pa};
 use crate::arch::cpu::{self, CpuId, MAX_CPUS};
 use crate::arch::gic::{self, Redistributor};
 use crate::arch::{Features, memory, time, uart};
@@ -9,6 +9,7 @@ use crate::guest::bundle::Bundle;
 use crate::guest::{Guest, manifest};
 use crate::mem::{GuestId, MAX_GUESTS, Memory};
 use crate::stage2::VmidPool;
+use crate::{console, control};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use sluice_platform::Machine;
@@ -43,7 +44,7 @@ pub fn try_get() -> Option<&'static System> {
 }
 
 /// Returns the value of `key=value` in a command line.
-fn argument<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+pub fn argument<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
@@ -162,6 +163,9 @@ impl System {
                     }
                     self.guests[index].call_once(|| guest);
                     self.guest_count.fetch_add(1, Ordering::AcqRel);
+                    if index == 0 {
+                        console::show_guest(guest);
+                    }
                     if !held && let Err(error) = guest.start(self, self.entropy()) {
                         log::error!("guest {name}: {error}");
                     }
@@ -183,17 +187,22 @@ impl System {
     /// Notes that a guest went off. When none is on, the machine ends, unless it is to stay.
     pub fn guest_is_off(&self) {
         if self.guests().all(|guest| !guest.is_on()) && !self.stay {
-            self.all_off.store(true, Ordering::Release);
-            self.kick(CpuId::new(0).unwrap_or(cpu::current()));
+            self.request_power_off();
         }
     }
 
     /// Does a bounded piece of what `cpu` can do while no vCPU has need of it. Says whether there is more.
     pub fn background(&'static self, cpu: CpuId) -> bool {
-        if cpu.index() == 0 && self.all_off.load(Ordering::Acquire) {
+        let _ = cpu;
+        self.memory.idle_step()
+    }
+
+    /// Ends the machine, if that was asked for.
+    pub fn end_if_asked(&self) {
+        if self.all_off.load(Ordering::Acquire) && cpu::current() == CpuId::FIRST {
+            control::event("end", "status", "0");
             self.power_off();
         }
-        self.memory.idle_step()
     }
 
     /// Ends the machine.
@@ -204,33 +213,40 @@ impl System {
         })
     }
 
-    /// Handles a device's interrupt.
+    /// Has the machine end as soon as the first CPU comes to it.
+    pub fn request_power_off(&self) {
+        self.all_off.store(true, Ordering::Release);
+        self.kick(CpuId::FIRST);
+    }
+
+    /// Handles a device's interrupt: the console's and the control port's, both on the first CPU.
     pub fn device_interrupt(&'static self, intid: u32) {
         if intid == self.machine.uart.interrupt {
             while let Some(byte) = uart::get() {
-                self.console_input(byte);
+                console::input(self, byte);
             }
+        } else if control::is_interrupt(intid) {
+            control::interrupt(self);
+        } else {
+            log::debug!("interrupt {intid} is nobody's");
         }
     }
 
-    fn console_input(&'static self, byte: u8) {
-        if let Some(guest) = self.guests().next() {
-            let line = {
-                let mut uart = guest.uart.lock();
-                let _ = uart.receive(byte);
-                uart.line()
-            };
-            guest.kick(self, guest.gic.inject_spi(crate::device::gic::intid::UART, line));
-        }
+    /// Returns how many frames the guests' bundle takes.
+    pub fn bundle_frames(&self) -> u64 {
+        self.machine
+            .initrd
+            .as_ref()
+            .map_or(0, |range| (range.end - range.start).div_ceil(PAGE_SIZE))
     }
 
-    /// Takes a byte that a guest sent to its console.
-    pub fn guest_output(&self, _guest: &Guest, byte: u8) {
-        uart::put(byte);
+    /// Takes the console and the control port over, on this CPU.
+    pub fn open_ports(&self) {
+        gic::enable_shared(self.machine.uart.interrupt, cpu::affinity(), false);
+        uart::enable_receive_interrupt();
+        let port = control::init(&self.machine);
+        log::info!("control port: {}", if port { "virtio-console" } else { "none" });
     }
-
-    /// Notes that a guest took bytes from its UART, which may have room for more.
-    pub fn uart_has_room(&self, _guest: &Guest) {}
 }
 
 /// Says what was found.
@@ -254,5 +270,4 @@ pub fn log_machine(system: &System, features: &Features) {
         size_of::<Machine>(),
         size_of::<Memory>()
     );
-    let _: (u64, fn(PaRange)) = (PAGE_SIZE, |_| ());
 }

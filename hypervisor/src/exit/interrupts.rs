@@ -4,6 +4,7 @@ use crate::arch::gic;
 use crate::arch::{cpu, time};
 use crate::device::gic::{ListRegister, ListRegisters, Synced, intid};
 use crate::guest::Guest;
+use crate::panic;
 use crate::sched::Loaded;
 use crate::system::System;
 use crate::vcpu::{Own, Vcpu};
@@ -99,7 +100,10 @@ pub fn take(system: &'static System, mut loaded: Option<&mut Loaded>) -> bool {
     while let Some(intid) = gic::acknowledge() {
         gic::drop_priority(intid);
         match intid {
-            gic::KICK => look = true,
+            gic::KICK => {
+                panic::stop_if_panicked();
+                look = true;
+            }
             gic::MAINTENANCE => {
                 if let Some(loaded) = loaded.as_deref_mut() {
                     loaded.guest.gic.mark_dirty(loaded.vcpu.index);

@@ -3,6 +3,7 @@
 use super::interrupts;
 use super::syndrome::Access;
 use crate::addr::{Ipa, IpaRange};
+use crate::console;
 use crate::device::Width;
 use crate::device::gic::{Place, intid};
 use crate::device::virtio::mmio::read_empty_slot;
@@ -57,7 +58,6 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
             (uart.read(offset, width), uart.line())
         };
         guest.kick(system, guest.gic.inject_spi(intid::UART, line));
-        system.uart_has_room(guest);
         return Some(value);
     }
     let offset = offset(&layout::VIRTIO, ipa)?;
@@ -81,7 +81,7 @@ fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, v
             (uart.write(offset, width, value), uart.line())
         };
         if let Some(byte) = byte {
-            system.guest_output(guest, byte);
+            console::guest_output(guest, byte);
         }
         guest.kick(system, guest.gic.inject_spi(intid::UART, line));
         return true;

@@ -4,9 +4,9 @@ use super::balloon::Hands;
 use super::layout;
 use super::loader;
 use super::manifest::{GuestConfig, Population};
-use crate::addr::{Ipa, IpaRange, ipa_range};
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::CpuId;
-use crate::device::gic::{self, Gic, Kick};
+use crate::device::gic::{self, Gic, Kick, intid};
 use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::{Transport, mmio};
@@ -204,7 +204,7 @@ impl Guest {
                 let populated = populate.map_err(|error| StartError::Populate(at, error))?;
                 let size = match populated {
                     crate::stage2::Populated::Mapped(order) => order.bytes(),
-                    crate::stage2::Populated::Already => crate::addr::PAGE_SIZE,
+                    crate::stage2::Populated::Already => PAGE_SIZE,
                 };
                 at = Ipa::new(at.align_down(size).as_u64() + size);
             }
@@ -246,10 +246,12 @@ impl Guest {
         match stop {
             Stop::Off => {
                 log::info!("guest {} is off", self.name());
+                crate::control::event("off", "guest", self.name());
                 system.guest_is_off();
             }
             Stop::Reset => {
                 log::info!("guest {} starts anew", self.name());
+                crate::control::event("reset", "guest", self.name());
                 if let Err(error) = self.start(system, system.entropy()) {
                     log::error!("guest {} stays off: {error}", self.name());
                     system.guest_is_off();
@@ -287,6 +289,49 @@ impl Guest {
                 }
             }
         }
+    }
+
+    /// Returns how much memory it has, by its own account: what is not in the balloon.
+    pub fn memory_now(&self) -> u64 {
+        let actual = u64::from(self.balloon.lock().device().actual()) * PAGE_SIZE;
+        self.config.memory.saturating_sub(actual)
+    }
+
+    /// Returns how much memory it is to have.
+    pub fn memory_target(&self) -> u64 {
+        let target = u64::from(self.balloon.lock().device().target()) * PAGE_SIZE;
+        self.config.memory.saturating_sub(target)
+    }
+
+    /// Sets how much memory it is to have, in bytes. Says whether it has a driver that is told.
+    pub fn set_memory_target(&'static self, system: &System, bytes: u64) -> bool {
+        let pages = self.config.memory.saturating_sub(bytes) / PAGE_SIZE;
+        let live = {
+            let mut slot = self.balloon.lock();
+            slot.update(|balloon| balloon.set_target(pages.min(u64::from(u32::MAX)) as u32));
+            slot.is_live()
+        };
+        self.serve_balloon(system, false);
+        live
+    }
+
+    /// Asks its driver for new statistics. Says whether there is one that could be asked.
+    pub fn request_stats(&'static self, system: &System) -> bool {
+        let asked = self.balloon.lock().update(|balloon| balloon.request_stats()).is_ok();
+        if asked {
+            self.serve_balloon(system, true);
+        }
+        asked
+    }
+
+    /// Takes a byte for its console. What it has no room for is lost, as on a line without flow control.
+    pub fn receive(&self, system: &System, byte: u8) {
+        let line = {
+            let mut uart = self.uart.lock();
+            let _ = uart.receive(byte);
+            uart.line()
+        };
+        self.kick(system, self.gic.inject_spi(intid::UART, line));
     }
 
     /// Tells the vCPUs in `kick` that their interrupts changed.

@@ -15,6 +15,7 @@ unsafe extern "C" {
     static IMAGE_START: u8;
     static TEXT_END: u8;
     static RODATA_END: u8;
+    static BSS_START: u8;
     static IMAGE_END: u8;
 }
 
@@ -38,6 +39,11 @@ pub fn image() -> Image {
         rodata_end: (&raw const RODATA_END).addr(),
         end: (&raw const IMAGE_END).addr(),
     }
+}
+
+/// Returns how many bytes of the image a loader loads: code and data, without .bss.
+pub fn image_bytes() -> usize {
+    (&raw const BSS_START).addr() - (&raw const IMAGE_START).addr()
 }
 
 /// What the loader left us with.

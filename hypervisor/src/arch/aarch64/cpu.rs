@@ -21,6 +21,9 @@ const EMERGENCY_STACK_SIZE: usize = 4 << 10;
 pub struct CpuId(u8);
 
 impl CpuId {
+    /// The CPU that boots.
+    pub const FIRST: Self = Self(0);
+
     /// Makes a CPU number; `None` where there cannot be such a CPU.
     pub const fn new(index: usize) -> Option<Self> {
         if index < MAX_CPUS { Some(Self(index as u8)) } else { None }

@@ -1,0 +1,229 @@
+//! The second port: the monitor for programs. A line in is a command, a line out is one JSON object; what happens
+//! unasked comes as an object with the member "event".
+//!
+//! It is a virtio-console on one of the machine's virtio-mmio slots.
+#![expect(unsafe_code, reason = "shares memory with the device")]
+
+use crate::addr::Pa;
+use crate::arch::{cpu, gic};
+use crate::monitor::{self, report::Format, report::JsonString};
+use crate::system::System;
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use core::fmt::{self, Write};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
+use sluice_platform::Machine;
+use spin::Mutex;
+use virtio_drivers::device::console::VirtIOConsole;
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::{DeviceType, Transport};
+use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
+
+/// The longest command in bytes.
+const MAX_LINE: usize = 200;
+
+/// Memory for the device: the heap's, which EL2 reaches at its physical address.
+struct DeviceMemory;
+
+fn layout(pages: usize) -> Layout {
+    Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).expect("a driver asks for a few pages")
+}
+
+// SAFETY: the heap gives zeroed, aligned memory that nobody else has, at its physical address; no IOMMU is between.
+unsafe impl Hal for DeviceMemory {
+    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        // SAFETY: the layout is not empty.
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout(pages)) });
+        let memory = memory.expect("boot has the heap for the control port's queues");
+        (memory.as_ptr().expose_provenance() as PhysAddr, memory)
+    }
+
+    unsafe fn dma_dealloc(_pa: PhysAddr, memory: NonNull<u8>, pages: usize) -> i32 {
+        // SAFETY: the caller's promise: it is from `dma_alloc`.
+        unsafe { dealloc(memory.as_ptr(), layout(pages)) };
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(pa: PhysAddr, _size: usize) -> NonNull<u8> {
+        crate::arch::memory::pointer(Pa::new(pa as u64))
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
+        buffer.cast::<u8>().as_ptr().expose_provenance() as PhysAddr
+    }
+
+    unsafe fn unshare(_pa: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
+}
+
+/// The port and the line that is coming in.
+struct Port {
+    console: VirtIOConsole<DeviceMemory, MmioTransport<'static>>,
+    line: heapless::Vec<u8, MAX_LINE>,
+    too_long: bool,
+}
+
+static PORT: Mutex<Option<Port>> = Mutex::new(None);
+static INTERRUPT: AtomicU32 = AtomicU32::new(u32::MAX);
+
+/// Finds the port and takes it over, on the CPU that is to serve it. Says whether there is one.
+pub fn init(machine: &Machine) -> bool {
+    for slot in &machine.virtio {
+        let Some(header) = NonNull::new(core::ptr::with_exposed_provenance_mut::<VirtIOHeader>(
+            slot.registers.start as usize,
+        )) else {
+            continue;
+        };
+        let size = (slot.registers.end - slot.registers.start) as usize;
+        // SAFETY: the device tree says that there is a virtio-mmio slot; boot mapped it, and nobody else drives it.
+        let Ok(transport) = (unsafe { MmioTransport::new(header, size) }) else { continue };
+        if transport.device_type() != DeviceType::Console {
+            // Not ours: left as it is, not reset.
+            core::mem::forget(transport);
+            continue;
+        }
+        return match VirtIOConsole::new(transport) {
+            Ok(console) => {
+                let line = heapless::Vec::new();
+                *PORT.lock() = Some(Port { console, line, too_long: false });
+                INTERRUPT.store(slot.interrupt, Ordering::Release);
+                gic::enable_shared(slot.interrupt, cpu::affinity(), slot.edge);
+                true
+            }
+            Err(error) => {
+                log::error!("the control port's virtio-console does not start: {error}");
+                false
+            }
+        };
+    }
+    false
+}
+
+/// Says whether `intid` is the port's.
+pub fn is_interrupt(intid: u32) -> bool {
+    INTERRUPT.load(Ordering::Relaxed) == intid
+}
+
+/// Writes to the port, whose lock the caller holds.
+struct Output<'a>(&'a mut Port);
+
+impl Write for Output<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.as_bytes().chunks(PAGE_SIZE) {
+            self.0.console.send_bytes(part).map_err(|_| fmt::Error)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a line that is complete, if one has come.
+fn next_line() -> Option<Result<heapless::Vec<u8, MAX_LINE>, ()>> {
+    let mut port = PORT.lock();
+    let port = port.as_mut()?;
+    // What the device says of it does not matter: what has come is looked for.
+    let _ = port.console.ack_interrupt();
+    while let Ok(Some(byte)) = port.console.recv(true) {
+        if matches!(byte, b'\n' | b'\r') {
+            let line = core::mem::take(&mut port.line);
+            let too_long = core::mem::take(&mut port.too_long);
+            if too_long {
+                return Some(Err(()));
+            }
+            if !line.is_empty() {
+                return Some(Ok(line));
+            }
+        } else if port.line.push(byte).is_err() {
+            port.too_long = true;
+        }
+    }
+    None
+}
+
+/// Handles the port's interrupt: runs the commands that have come.
+pub fn interrupt(system: &'static System) {
+    while let Some(line) = next_line() {
+        let mut answer = Answer::default();
+        match &line {
+            Ok(line) => match core::str::from_utf8(line) {
+                Ok(line) => {
+                    monitor::execute(
+                        system,
+                        line.trim_end_matches("--json"),
+                        Format::Json,
+                        &mut answer,
+                    );
+                }
+                Err(_) => answer.say("{\"error\":\"the command is not text in UTF-8\"}\n"),
+            },
+            Err(()) => answer.say("{\"error\":\"the command is longer than 200 bytes\"}\n"),
+        }
+    }
+}
+
+/// Writes pieces to the port, taking its lock for each: a command may itself cause an event.
+#[derive(Default)]
+struct Answer {
+    bytes: heapless::Vec<u8, 1024>,
+}
+
+impl Answer {
+    fn say(&mut self, text: &str) {
+        // Writing to it does not fail.
+        let _ = self.write_str(text);
+    }
+
+    fn flush(&mut self) {
+        if let Some(port) = PORT.lock().as_mut()
+            && let Ok(text) = core::str::from_utf8(&self.bytes)
+        {
+            // A program that does not listen misses what is said.
+            let _ = Output(port).write_str(text);
+        }
+        self.bytes.clear();
+    }
+}
+
+impl Write for Answer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let mut bytes = [0; 4];
+            let bytes = character.encode_utf8(&mut bytes).as_bytes();
+            if self.bytes.len() + bytes.len() > self.bytes.capacity() {
+                self.flush();
+            }
+            // There is room after the flush.
+            let _ = self.bytes.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Tells of something that happened: `{"event":<event>,<name>:<value>}`.
+pub fn event(event: &str, name: &str, value: &str) {
+    if let Some(port) = PORT.lock().as_mut() {
+        tell(port, event, name, value);
+    }
+}
+
+/// Tells of something as [`event`] does, if nobody holds the port: for a panic.
+pub fn event_in_panic(event: &str, name: &str, value: &str) {
+    if let Some(mut port) = PORT.try_lock()
+        && let Some(port) = port.as_mut()
+    {
+        tell(port, event, name, value);
+    }
+}
+
+fn tell(port: &mut Port, event: &str, name: &str, value: &str) {
+    let mut out = heapless::String::<512>::new();
+    let (event, name, value) = (JsonString(event), JsonString(name), JsonString(value));
+    // What is too long to be told is not told; a program that does not listen misses it.
+    if writeln!(out, "{{\"event\":{event},{name}:{value}}}").is_ok() {
+        let _ = Output(port).write_str(&out);
+    }
+}

@@ -1,0 +1,370 @@
+//! What the commands do.
+
+use super::parse::{self, Command, VERBS, Verb};
+use super::report::{Column, Format, Report, Value};
+use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
+use crate::audit::{self, Finding};
+use crate::guest::{Guest, Stop};
+use crate::logger::{self, microseconds};
+use crate::stage2::{Level, Mark, Run, Space, What};
+use crate::system::System;
+use crate::{arch, heap};
+use aarch64_paging::descriptor::Stage2Attributes;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+use core::sync::atomic::Ordering;
+
+/// Runs one command line and writes the answer to `out`.
+pub fn execute(system: &'static System, line: &str, format: Format, out: &mut dyn Write) {
+    let mut report = Report::new(out, format);
+    match parse::parse(line) {
+        Ok(command) => run(system, command, &mut report),
+        Err(error) => {
+            let usage = error.usage().map(|verb| (verb.name, verb.arguments));
+            report.error(format_args!("{error}"), usage);
+        }
+    }
+}
+
+fn run(system: &'static System, command: Command<'_>, report: &mut Report<'_>) {
+    match command {
+        Command::Help(verb) => help(verb, report),
+        Command::Guests => guests(system, report),
+        Command::Memory => memory(system, report),
+        Command::Balloon(name, size) => with(system, name, report, |guest, report| {
+            balloon(system, guest, size, report);
+        }),
+        Command::Stats(name) => with(system, name, report, |guest, report| {
+            stats(system, guest, report);
+        }),
+        Command::Tables(name, range) => with(system, name, report, |guest, report| {
+            tables(guest, range, report);
+        }),
+        Command::Epoch => epoch(system, report),
+        Command::Audit => audit(system, report),
+        Command::Log(lines) => log(lines, report),
+        Command::LogLevel(level) => {
+            log::set_max_level(level);
+            report.value("level", Value::Text(level.as_str()));
+        }
+        Command::Counters => counters(system, report),
+        Command::Start(name) => with(system, name, report, |guest, report| {
+            match guest.start(system, system.entropy()) {
+                Ok(()) => report.value("started", Value::Text(guest.name())),
+                Err(error) => report.error(format_args!("guest {name}: {error}"), None),
+            }
+        }),
+        Command::Off(name) => with(system, name, report, |guest, report| {
+            stop(system, guest, Stop::Off, report);
+        }),
+        Command::Reset(name) => with(system, name, report, |guest, report| {
+            stop(system, guest, Stop::Reset, report);
+        }),
+        Command::Quit => {
+            report.value("quit", Value::Flag(true));
+            system.request_power_off();
+        }
+    }
+}
+
+/// Finds a guest by name or number and hands it on.
+fn with(
+    system: &'static System,
+    name: &str,
+    report: &mut Report<'_>,
+    act: impl FnOnce(&'static Guest, &mut Report<'_>),
+) {
+    let number = name.parse::<usize>().ok();
+    let found =
+        system.guests().find(|guest| guest.name() == name || Some(guest.id.index()) == number);
+    match found {
+        Some(guest) => act(guest, report),
+        None => report.error(
+            format_args!("there is no guest '{name}'; 'guests' lists those that there are"),
+            None,
+        ),
+    }
+}
+
+fn help(verb: Option<&Verb>, report: &mut Report<'_>) {
+    const COLUMNS: &[Column] = &[("command", 9), ("arguments", 24), ("help", 0)];
+    report.table("commands", COLUMNS);
+    for one in VERBS.iter().filter(|one| verb.is_none_or(|verb| verb == *one)) {
+        report.row(&[Value::Text(one.name), Value::Text(one.arguments), Value::Text(one.help)]);
+    }
+    report.remark(format_args!("--json behind a command answers in JSON"));
+}
+
+fn ticks_ago(ticks: u64) -> u64 {
+    microseconds(arch::time::now().saturating_sub(ticks))
+}
+
+fn guests(system: &'static System, report: &mut Report<'_>) {
+    const GUESTS: &[Column] = &[
+        ("guest", 12),
+        ("number", 6),
+        ("state", 6),
+        ("memory", 10),
+        ("target", 10),
+        ("maximum", 10),
+        ("resident", 10),
+        ("up_ms", 10),
+    ];
+    let counts = system.memory().counts();
+    report.table("guests", GUESTS);
+    for guest in system.guests() {
+        let resident = counts.guest(guest.id).frames * PAGE_SIZE;
+        report.row(&[
+            Value::Text(guest.name()),
+            Value::Number(guest.id.index() as u64),
+            Value::Text(if guest.is_on() { "on" } else { "off" }),
+            Value::Size(guest.memory_now()),
+            Value::Size(guest.memory_target()),
+            Value::Size(guest.config.memory),
+            Value::Size(resident),
+            Value::Number(guest.started().map_or(0, |ticks| ticks_ago(ticks) / 1000)),
+        ]);
+    }
+    const VCPUS: &[Column] = &[("guest", 12), ("vcpu", 5), ("cpu", 4), ("state", 9), ("exits", 10)];
+    report.table("vcpus", VCPUS);
+    for guest in system.guests() {
+        for vcpu in &guest.vcpus {
+            report.row(&[
+                Value::Text(guest.name()),
+                Value::Number(vcpu.index as u64),
+                Value::Number(vcpu.home.index() as u64),
+                Value::Text(vcpu.state().name()),
+                Value::Number(vcpu.exits.load(Ordering::Relaxed)),
+            ]);
+        }
+    }
+}
+
+fn memory(system: &'static System, report: &mut Report<'_>) {
+    const OWNERS: &[Column] = &[("owner", 22), ("frames", 10), ("bytes", 12)];
+    let counts = system.memory().counts();
+    report.table("owners", OWNERS);
+    let mut row = |owner: &str, frames: u64| {
+        report.row(&[Value::Text(owner), Value::Number(frames), Value::Size(frames * PAGE_SIZE)]);
+    };
+    row("free, zeroed", counts.clean);
+    row("free, to be zeroed", counts.dirty);
+    row("retired", counts.retired);
+    let bundle = system.bundle_frames();
+    row("hypervisor", counts.hypervisor - bundle.min(counts.hypervisor));
+    row("hypervisor, pool", counts.pool);
+    row("bundle", bundle);
+    row("bad", counts.bad);
+    row("in hand", counts.in_hand());
+    for guest in system.guests() {
+        row(guest.name(), counts.guest(guest.id).frames);
+    }
+    const TABLES: &[Column] = &[("tables_of", 22), ("frames", 10), ("bytes", 12)];
+    report.table("tables", TABLES);
+    for guest in system.guests() {
+        let frames = counts.guest(guest.id).tables;
+        report.row(&[
+            Value::Text(guest.name()),
+            Value::Number(frames),
+            Value::Size(frames * PAGE_SIZE),
+        ]);
+    }
+    report.value("free_frames", Value::Number(counts.free()));
+    report.value("total_frames", Value::Number(counts.total));
+    report.value("total", Value::Size(counts.total * PAGE_SIZE));
+}
+
+fn balloon(system: &'static System, guest: &'static Guest, size: u64, report: &mut Report<'_>) {
+    let maximum = guest.config.memory;
+    if size > maximum || size < PAGE_SIZE {
+        return report.error(
+            format_args!("guest {} can have 4K to {}", guest.name(), Value::Size(maximum)),
+            Some(("balloon", "<guest> <size>")),
+        );
+    }
+    let driver = guest.set_memory_target(system, size);
+    report.value("target", Value::Size(size.next_multiple_of(PAGE_SIZE)));
+    report.value("memory", Value::Size(guest.memory_now()));
+    report.value("driver", Value::Flag(driver));
+    if !driver {
+        report.remark(format_args!(
+            "the guest has no balloon driver yet; it will see the target when it has"
+        ));
+    }
+}
+
+fn stats(system: &'static System, guest: &'static Guest, report: &mut Report<'_>) {
+    const STATS: &[Column] = &[("statistic", 24), ("value", 16)];
+    let slot = guest.balloon.lock();
+    let device = slot.device();
+    let (statistics, counters) = (*device.statistics(), *device.counters());
+    report.value("actual_pages", Value::Number(device.actual().into()));
+    report.value("target_pages", Value::Number(device.target().into()));
+    report.value("features", Value::Address(device.negotiated_features()));
+    drop(slot);
+    report.value("inflated_pages", Value::Number(counters.inflated));
+    report.value("deflated_pages", Value::Number(counters.deflated));
+    report.value("reported_pages", Value::Number(counters.reported));
+    report.value("updates", Value::Number(statistics.updates));
+    if let Some(updated) = statistics.updated {
+        report.value("age_ms", Value::Number(ticks_ago(updated) / 1000));
+    }
+    report.table("statistics", STATS);
+    for (tag, value) in statistics.iter() {
+        let value = if tag.is_bytes() { Value::Size(value) } else { Value::Number(value) };
+        report.row(&[Value::Text(tag.name()), value]);
+    }
+    let asked = guest.request_stats(system);
+    report.value("asked_anew", Value::Flag(asked));
+}
+
+fn attributes(attributes: Stage2Attributes, text: &mut dyn Write) -> fmt::Result {
+    let access = match attributes.bits() >> 6 & 3 {
+        0 => "--",
+        1 => "r-",
+        2 => "-w",
+        _ => "rw",
+    };
+    let execute = if attributes.contains(Stage2Attributes::XN) { "-" } else { "x" };
+    let kind = match attributes.bits() >> 2 & 0xf {
+        0xf => "normal-wb",
+        0..=3 => "device",
+        _ => "normal",
+    };
+    let share = match attributes.bits() >> 8 & 3 {
+        0 => "non-sh",
+        2 => "outer-sh",
+        _ => "inner-sh",
+    };
+    let accessed = if attributes.contains(Stage2Attributes::ACCESS_FLAG) { " AF" } else { "" };
+    write!(text, "{access}{execute} {kind} {share}{accessed}")
+}
+
+fn tables(guest: &'static Guest, range: Option<IpaRange>, report: &mut Report<'_>) {
+    const RUNS: &[Column] = &[
+        ("from", 14),
+        ("to", 14),
+        ("size", 10),
+        ("level", 6),
+        ("entries", 8),
+        ("pa", 14),
+        ("attributes", 0),
+    ];
+    let ram = guest.ram();
+    let all = ram.start.align_down(BLOCK_1G)..ram.end;
+    report.table("runs", RUNS);
+    guest.space.dump(range.unwrap_or(all), |run: &Run| {
+        let mut text = heapless::String::<64>::new();
+        let pa = match run.what {
+            What::Mapped { first, attributes: bits } => {
+                // There is room for the longest.
+                let _ = attributes(bits, &mut text);
+                Value::Address(first.as_u64())
+            }
+            What::Absent(mark) => {
+                let _ = text.push_str(if mark == Mark::Ballooned { "ballooned" } else { "empty" });
+                Value::Text("-")
+            }
+        };
+        let level = match run.level {
+            Level::One => 1,
+            Level::Two => 2,
+            Level::Three => 3,
+        };
+        report.row(&[
+            Value::Address(run.range.start.as_u64()),
+            Value::Address(run.range.end.as_u64()),
+            Value::Size(run.range.end.as_u64() - run.range.start.as_u64()),
+            Value::Number(level),
+            Value::Number(run.entries),
+            pa,
+            Value::Text(&text),
+        ]);
+    });
+}
+
+fn epoch(system: &'static System, report: &mut Report<'_>) {
+    const CPUS: &[Column] = &[("cpu", 4), ("state", 10), ("announced", 10), ("pins", 5)];
+    const WAITING: &[Column] = &[("epoch", 10), ("frames", 10), ("tables", 8), ("age_us", 12)];
+    let snapshot = system.memory().epoch().snapshot();
+    report.value("epoch", Value::Number(snapshot.epoch.get()));
+    report.table("cpus", CPUS);
+    for (cpu, state) in snapshot.cpus.iter().enumerate().take(system.cpus()) {
+        report.row(&[
+            Value::Number(cpu as u64),
+            Value::Text(if state.pins == 0 { "quiescent" } else { "active" }),
+            Value::Number(state.announced.get()),
+            Value::Number(state.pins.into()),
+        ]);
+    }
+    let retired = system.memory().counts().retired_detail;
+    report.table("retired", WAITING);
+    for waiting in retired.waiting.iter().filter(|waiting| waiting.frames > 0) {
+        report.row(&[
+            Value::Number(waiting.epoch.get()),
+            Value::Number(waiting.frames),
+            Value::Number(waiting.tables),
+            Value::Number(ticks_ago(waiting.since)),
+        ]);
+    }
+    report.value("expired", Value::Number(retired.expired));
+    report.value("retired_ever", Value::Number(retired.total));
+    report.value("longest_grace_us", Value::Number(microseconds(retired.longest)));
+}
+
+fn audit(system: &'static System, report: &mut Report<'_>) {
+    const FINDINGS: &[Column] = &[("finding", 0)];
+    let spaces: Vec<&Space<'_>> = system.guests().map(|guest| &guest.space).collect();
+    let found = audit::audit(system.memory(), &spaces);
+    let lost = system.memory().counts().in_hand();
+    report.value("clean", Value::Flag(found.is_clean()));
+    report.value("leaves", Value::Number(found.leaves));
+    report.value("tables", Value::Number(found.tables));
+    report.value("blocks", Value::Number(found.blocks));
+    report.value("suspected", Value::Number(found.suspected));
+    report.value("unsettled", Value::Number(found.unsettled));
+    report.value("guests_counted", Value::Number(found.counted));
+    report.value("in_hand", Value::Number(lost));
+    report.value("findings", Value::Number(found.findings));
+    report.table("first", FINDINGS);
+    for finding in found.first.iter().flatten() {
+        let finding: &Finding = finding;
+        let text = alloc::format!("{finding:?}");
+        report.row(&[Value::Text(&text)]);
+    }
+}
+
+fn log(lines: usize, report: &mut Report<'_>) {
+    const LINES: &[Column] = &[("number", 6), ("us", 12), ("cpu", 3), ("level", 5), ("text", 0)];
+    report.table("lines", LINES);
+    logger::last(lines, |line| {
+        report.row(&[
+            Value::Number(line.number),
+            Value::Number(line.microseconds),
+            Value::Number(line.cpu),
+            Value::Text(line.level.as_str()),
+            Value::Text(line.text),
+        ]);
+    });
+}
+
+fn counters(system: &'static System, report: &mut Report<'_>) {
+    let exits = system.guests().flat_map(|guest| &guest.vcpus);
+    let exits = exits.map(|vcpu| vcpu.exits.load(Ordering::Relaxed)).sum();
+    let (used, free) = heap::usage();
+    report.value("exits", Value::Number(exits));
+    report.value("heap_used", Value::Size(used as u64));
+    report.value("heap_free", Value::Size(free as u64));
+    report.value("image", Value::Size(arch::boot::image_bytes() as u64));
+    report.value("ticks", Value::Number(arch::time::now()));
+    report.value("ticks_a_second", Value::Number(arch::time::frequency()));
+}
+
+fn stop(system: &'static System, guest: &'static Guest, stop: Stop, report: &mut Report<'_>) {
+    if guest.is_on() {
+        guest.request_stop(system, stop);
+        report.value("asked", Value::Flag(true));
+    } else {
+        report.error(format_args!("guest {} is off; 'start' starts it", guest.name()), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! The monitor: commands for people and for programs. [`parse`] reads them, [`report`] renders what they answer,
+//! [`line`] is what is being typed.
+
+#[cfg(target_os = "none")]
+mod commands;
+pub mod line;
+pub mod parse;
+pub mod report;
+
+#[cfg(target_os = "none")]
+pub use commands::execute;

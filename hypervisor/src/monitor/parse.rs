@@ -1,0 +1,345 @@
+//! What people type: commands, sizes, ranges.
+
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
+use log::LevelFilter;
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// What commands there are, or how one is used.
+    Help(Option<&'a Verb>),
+    /// The guests.
+    Guests,
+    /// Who owns how much.
+    Memory,
+    /// A guest's memory is to become this many bytes.
+    Balloon(&'a str, u64),
+    /// What a guest's driver reports.
+    Stats(&'a str),
+    /// A guest's tables, all or of a range.
+    Tables(&'a str, Option<IpaRange>),
+    /// The epoch scheme.
+    Epoch,
+    /// The audit.
+    Audit,
+    /// The last lines of the log.
+    Log(usize),
+    /// What is logged from now on.
+    LogLevel(LevelFilter),
+    /// Starts a guest that is off.
+    Start(&'a str),
+    /// Turns a guest off.
+    Off(&'a str),
+    /// Starts a guest anew.
+    Reset(&'a str),
+    /// The counters of this machine.
+    Counters,
+    /// Ends the machine.
+    Quit,
+}
+
+/// A command's name and use.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verb {
+    /// Its name.
+    pub name: &'static str,
+    /// Its arguments.
+    pub arguments: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+const fn verb(name: &'static str, arguments: &'static str, help: &'static str) -> Verb {
+    Verb { name, arguments, help }
+}
+
+/// All commands, in the order of `help`.
+pub static VERBS: [Verb; 14] = [
+    verb("help", "[command]", "say what commands there are, or how one is used"),
+    verb("guests", "", "list the guests and their vCPUs"),
+    verb("memory", "", "say who owns how much"),
+    verb("balloon", "<guest> <size>", "set the target of a guest's memory, as 512M or 1G"),
+    verb("stats", "<guest>", "show what the guest's balloon driver reports"),
+    verb(
+        "tables",
+        "<guest> [range]",
+        "dump a guest's tables; a range as 0x40000000+16M or 0x40000000-0x41000000",
+    ),
+    verb("epoch", "", "show the epoch, each CPU's state, and what is retired"),
+    verb("audit", "", "compare the frame table with all tables of all guests"),
+    verb(
+        "log",
+        "[lines] | level <level>",
+        "show the last lines of the log; set the level: error, warn, info, debug, trace, off",
+    ),
+    verb("counters", "", "show counters: exits of each vCPU, the heap"),
+    verb("start", "<guest>", "start a guest that is off"),
+    verb("off", "<guest>", "turn a guest off, as a power cut does"),
+    verb("reset", "<guest>", "start a guest anew, as a reset button does"),
+    verb("quit", "", "end the machine, guests and all"),
+];
+
+/// Why a line is no command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParseError<'a> {
+    /// There is nothing in it.
+    Empty,
+    /// No command has that name; perhaps this one was meant.
+    Unknown(&'a str, Option<&'static Verb>),
+    /// The arguments are not those of the command; which is wrong, and why.
+    Arguments(&'static Verb, &'a str, &'static str),
+}
+
+impl core::fmt::Display for ParseError<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Empty => f.write_str("no command"),
+            Self::Unknown(name, Some(near)) => {
+                write!(f, "there is no command '{name}'; did you mean '{}'?", near.name)
+            }
+            Self::Unknown(name, None) => write!(f, "there is no command '{name}'; try 'help'"),
+            Self::Arguments(_, "", why) => f.write_str(why),
+            Self::Arguments(_, what, why) => write!(f, "'{what}': {why}"),
+        }
+    }
+}
+
+impl ParseError<'_> {
+    /// Returns the command whose use is to be shown.
+    pub fn usage(&self) -> Option<&'static Verb> {
+        match self {
+            Self::Arguments(verb, ..) => Some(verb),
+            _ => None,
+        }
+    }
+}
+
+const NOT_A_SIZE: &str = "not a size; write 512M, 1.5G or a number of bytes";
+
+/// Reads a size: a number, decimal or 0x and hexadecimal, with K, M, G or T behind it for powers of 1024. A decimal
+/// number may have a fraction, as 1.5G.
+pub fn size(text: &str) -> Option<u64> {
+    let text = text.strip_suffix("iB").or(text.strip_suffix('B')).unwrap_or(text);
+    let (number, shift) = match text.char_indices().next_back()? {
+        (at, 'k' | 'K') => (text.get(..at)?, 10),
+        (at, 'm' | 'M') => (text.get(..at)?, 20),
+        (at, 'g' | 'G') => (text.get(..at)?, 30),
+        (at, 't' | 'T') => (text.get(..at)?, 40),
+        _ => (text, 0),
+    };
+    if let Some((whole, fraction)) = number.split_once('.') {
+        if shift == 0 || fraction.is_empty() || fraction.len() > 9 {
+            return None;
+        }
+        let whole = digits(whole, 10)?.checked_mul(1 << shift)?;
+        let parts = u128::from(digits(fraction, 10)?) << shift;
+        let rest = parts / 10u128.pow(fraction.len() as u32);
+        return whole.checked_add(u64::try_from(rest).ok()?);
+    }
+    self::number(number)?.checked_mul(1 << shift)
+}
+
+fn digits(text: &str, radix: u32) -> Option<u64> {
+    // `from_str_radix` takes a sign, which no size has.
+    if text.starts_with(['+', '-']) { None } else { u64::from_str_radix(text, radix).ok() }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+        Some(hexadecimal) => digits(hexadecimal, 16),
+        None => digits(text, 10),
+    }
+}
+
+/// Reads a range: `start-end`, `start+size` or `start`, which is one page.
+pub fn range(text: &str) -> Option<IpaRange> {
+    let whole =
+        |range: IpaRange| Some(range.start.align_down(PAGE_SIZE)..range.end.align_up(PAGE_SIZE)?);
+    if let Some((start, length)) = text.split_once('+') {
+        return whole(ipa_range(Ipa::new(number(start)?), size(length)?)?);
+    }
+    if let Some((start, end)) = text.split_once('-') {
+        let range = Ipa::new(number(start)?)..Ipa::new(number(end)?);
+        return if range.start < range.end { whole(range) } else { None };
+    }
+    whole(ipa_range(Ipa::new(number(text)?), 1)?)
+}
+
+/// The number of edits (insertion, removal, exchange of one character) between two words, up to 15 characters.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: [usize; 16] = core::array::from_fn(|index| index);
+    let other = other.as_bytes();
+    if one.len() > 15 || other.len() > 15 {
+        return usize::MAX;
+    }
+    for (line, a) in one.bytes().enumerate() {
+        let mut diagonal = line;
+        row[0] = line + 1;
+        for (column, b) in other.iter().enumerate() {
+            let above = row[column + 1];
+            let change = diagonal + usize::from(a != *b);
+            row[column + 1] = change.min(above + 1).min(row[column] + 1);
+            diagonal = above;
+        }
+    }
+    row[other.len()]
+}
+
+fn nearest(name: &str) -> Option<&'static Verb> {
+    let best = VERBS.iter().min_by_key(|verb| distance(name, verb.name))?;
+    let starts = VERBS.iter().find(|verb| !name.is_empty() && verb.name.starts_with(name));
+    starts.or(Some(best).filter(|best| distance(name, best.name) <= 2))
+}
+
+/// Reads a command line.
+///
+/// # Errors
+///
+/// [`ParseError`] says which word is wrong and which command's use to show.
+pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
+    let mut words = line.split_ascii_whitespace();
+    let name = words.next().ok_or(ParseError::Empty)?;
+    let find = |name: &str| VERBS.iter().find(|verb| verb.name == name);
+    let verb = find(name).ok_or_else(|| ParseError::Unknown(name, nearest(name)))?;
+    let wrong = |what, why| ParseError::Arguments(verb, what, why);
+    let guest = |word: Option<&'static str>| word;
+    let _ = guest;
+    let mut guest = || words.next().ok_or(wrong("", "which guest?"));
+    let command = match verb.name {
+        "help" => match words.next() {
+            None => Command::Help(None),
+            Some(other) => {
+                let found = find(other).ok_or(ParseError::Unknown(other, nearest(other)))?;
+                Command::Help(Some(found))
+            }
+        },
+        "guests" => Command::Guests,
+        "memory" => Command::Memory,
+        "balloon" => {
+            let guest = guest()?;
+            let word = words.next().ok_or(wrong("", "to which size?"))?;
+            Command::Balloon(guest, size(word).ok_or(wrong(word, NOT_A_SIZE))?)
+        }
+        "stats" => Command::Stats(guest()?),
+        "tables" => {
+            let guest = guest()?;
+            let not_a_range = "not a range; write 0x40000000+16M or 0x40000000-0x41000000";
+            let range = words.next().map(|word| range(word).ok_or(wrong(word, not_a_range)));
+            Command::Tables(guest, range.transpose()?)
+        }
+        "epoch" => Command::Epoch,
+        "audit" => Command::Audit,
+        "log" => match words.next() {
+            None => Command::Log(20),
+            Some("level") => {
+                let word = words.next().ok_or(wrong("", "which level?"))?;
+                let unknown = "no level; there are error, warn, info, debug, trace and off";
+                Command::LogLevel(word.parse().map_err(|_| wrong(word, unknown))?)
+            }
+            Some(word) => {
+                let lines = word.parse().map_err(|_| wrong(word, "not a number of lines"))?;
+                Command::Log(lines)
+            }
+        },
+        "counters" => Command::Counters,
+        "start" => Command::Start(guest()?),
+        "off" => Command::Off(guest()?),
+        "reset" => Command::Reset(guest()?),
+        _ => Command::Quit,
+    };
+    match words.next() {
+        Some(extra) => Err(wrong(extra, "one word too many")),
+        None => Ok(command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("0x1000", 4096),
+            ("512M", 512 << 20),
+            ("512m", 512 << 20),
+            ("1G", 1 << 30),
+            ("1GiB", 1 << 30),
+            ("1.5G", 3 << 29),
+            ("0.25K", 256),
+            ("2T", 2 << 40),
+        ] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for text in
+            ["", "G", "x", "1.5", "1.G", ".5G", "-1M", "+1M", "1 M", "20000000T", "1.5.5G", "ü"]
+        {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_cover_whole_pages() {
+        let of = |start, end| Some(Ipa::new(start)..Ipa::new(end));
+        assert_eq!(range("0x40000000+16M"), of(0x4000_0000, 0x4100_0000));
+        assert_eq!(range("0x40000000-0x40000001"), of(0x4000_0000, 0x4000_1000));
+        assert_eq!(range("0x40000123"), of(0x4000_0000, 0x4000_1000));
+        assert_eq!(range("5-4"), None);
+        assert_eq!(range("0xffffffffffffffff+1"), None);
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        assert_eq!(parse("balloon linux 512M"), Ok(Command::Balloon("linux", 512 << 20)));
+        assert_eq!(parse("  memory "), Ok(Command::Memory));
+        assert_eq!(parse("log level debug"), Ok(Command::LogLevel(LevelFilter::Debug)));
+        assert_eq!(parse("tables 0"), Ok(Command::Tables("0", None)));
+        assert_eq!(
+            parse("help balloon"),
+            Ok(Command::Help(VERBS.iter().find(|v| v.name == "balloon")))
+        );
+    }
+
+    #[test]
+    fn mistakes_get_the_usage_of_the_command() {
+        let usage = |line: &'static str| parse(line).expect_err(line).usage().map(|verb| verb.name);
+        assert_eq!(usage("balloon"), Some("balloon"));
+        assert_eq!(usage("balloon linux"), Some("balloon"));
+        assert_eq!(usage("balloon linux lots"), Some("balloon"));
+        assert_eq!(usage("balloon linux 1G now"), Some("balloon"));
+        assert_eq!(usage("tables linux x-y"), Some("tables"));
+        assert_eq!(usage("log level loud"), Some("log"));
+        assert_eq!(usage("memory please"), Some("memory"));
+        assert_eq!(usage("ballon linux 1G"), None);
+    }
+
+    #[test]
+    fn the_nearest_name_is_offered() {
+        let near = |line: &'static str| match parse(line) {
+            Err(ParseError::Unknown(_, near)) => near.map(|verb| verb.name),
+            _ => None,
+        };
+        assert_eq!(near("ballon"), Some("balloon"));
+        assert_eq!(near("mem"), Some("memory"));
+        assert_eq!(near("xyzzy"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(line in ".{0,80}") {
+            let _ = parse(&line);
+        }
+
+        #[test]
+        fn no_argument_panics(index in 0..VERBS.len(), rest in "[ 0-9a-zA-Z.+x-]{0,40}") {
+            let line = format!("{} {rest}", VERBS[index].name);
+            let _ = parse(&line);
+        }
+    }
+}
