@@ -7,8 +7,9 @@ use core::fmt;
 
 /// Where QEMU's loader puts a binary without a header: this many bytes above the start of memory.
 const FLAT_OFFSET: u64 = 0x8_0000;
-/// The most that a device tree may take in bytes.
-pub const DEVICE_TREE_MAX: u64 = BLOCK_2M;
+/// The most that a device tree may take in bytes. The boot protocol allows 2 MiB; this is several
+/// times what the largest one takes, and the initrd may follow in the same 2 MiB block.
+pub const DEVICE_TREE_MAX: u64 = 64 << 10;
 
 /// What the header of a kernel says.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -39,14 +40,16 @@ impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format(what) => {
-                write!(f, "is {what}; give an uncompressed arm64 Image or a flat binary")
+                write!(f, "the file is {what}; give an uncompressed arm64 Image or a flat binary")
             }
-            Self::BigEndian => f.write_str("is built for big-endian CPUs"),
+            Self::BigEndian => {
+                f.write_str("the file is built for big-endian CPUs; give a little-endian one")
+            }
             Self::TooLarge { wanted, memory } => write!(
                 f,
-                "with initrd and device tree takes {} KiB and the guest has {} KiB",
-                wanted.div_ceil(1024),
-                memory / 1024
+                "{} MiB are too little; kernel, initrd and device tree take {} MiB",
+                memory >> 20,
+                wanted.div_ceil(1 << 20)
             ),
         }
     }
@@ -77,14 +80,33 @@ impl Image {
                 if image_size == 0 { (FLAT_OFFSET, size) } else { (text_offset, image_size) };
             return Ok(Self { offset, size: image_size.max(size) });
         }
-        match kernel {
-            [0x1f, 0x8b, ..] => Err(ImageError::Format("compressed by gzip")),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(ImageError::Format("compressed by zstd")),
-            [0x7f, b'E', b'L', b'F', ..] => Err(ImageError::Format("an ELF file")),
-            [] => Err(ImageError::Format("empty")),
-            _ => Ok(Self { offset: FLAT_OFFSET, size }),
+        match unsuitable(kernel) {
+            Some(what) => Err(ImageError::Format(what)),
+            None => Ok(Self { offset: FLAT_OFFSET, size }),
         }
     }
+}
+
+/// Says what a file without the header is, where it is known not to be a flat binary.
+fn unsuitable(kernel: &[u8]) -> Option<&'static str> {
+    Some(match kernel {
+        [] => "empty",
+        [0x1f, 0x8b, ..] => "compressed by gzip",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "compressed by zstd",
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "compressed by xz",
+        [b'B', b'Z', b'h', ..] => "compressed by bzip2",
+        [0x02, 0x21, 0x4c, 0x18, ..] | [0x04, 0x22, 0x4d, 0x18, ..] => "compressed by lz4",
+        [0x89, b'L', b'Z', b'O', ..] => "compressed by lzop",
+        [0x7f, b'E', b'L', b'F', ..] => "an ELF file",
+        [0x27, 0x05, 0x19, 0x56, ..] => "an image of U-Boot's",
+        [0xd0, 0x0d, 0xfe, 0xed, ..] => "a device tree or a FIT image",
+        [b'M', b'Z', _, _, b'z', b'i', b'm', b'g', ..] => {
+            "an EFI program that holds a compressed kernel (CONFIG_EFI_ZBOOT)"
+        }
+        _ if kernel.get(0x202..0x206) == Some(b"HdrS") => "a kernel for x86",
+        [b'M', b'Z', ..] => "an EFI program",
+        _ => return None,
+    })
 }
 
 /// Where in a guest's memory its images go.
@@ -102,9 +124,10 @@ impl Placement {
     /// Places a kernel, an initrd of `initrd` bytes (0 for none) and a device tree in `memory`
     /// bytes from the start of memory.
     ///
-    /// The kernel is at a multiple of 2 MiB plus its text offset; the device tree follows at the
-    /// next multiple of 2 MiB, so that one 2 MiB mapping holds it; then the initrd, within 32 GiB
-    /// of the kernel.
+    /// The kernel is at a multiple of 2 MiB plus its text offset. The device tree follows at the
+    /// next multiple of 2 MiB: it is at a multiple of 8 bytes, crosses no multiple of 2 MiB (Linux
+    /// before 4.2 needs that), and shares no block with the kernel. The initrd follows the device
+    /// tree at a multiple of 4 KiB; what a bundle can hold, 4 GiB, is within 32 GiB of the kernel.
     ///
     /// # Errors
     ///
@@ -153,8 +176,25 @@ mod tests {
     #[test]
     fn what_cannot_run_is_named() {
         assert_eq!(Image::parse(&header(0, 4096, 1)), Err(ImageError::BigEndian));
-        assert!(matches!(Image::parse(&[0x1f, 0x8b, 8]), Err(ImageError::Format(_))));
-        assert!(matches!(Image::parse(b"\x7fELF"), Err(ImageError::Format(_))));
+        let mut x86 = vec![0; 0x210];
+        x86[..2].copy_from_slice(b"MZ");
+        x86[0x202..0x206].copy_from_slice(b"HdrS");
+        for (kernel, what) in [
+            (&b"\x1f\x8b\x08"[..], "gzip"),
+            (b"\xfd7zXZ\0", "xz"),
+            (b"\x28\xb5\x2f\xfd", "zstd"),
+            (b"\x7fELF", "ELF"),
+            (b"MZ\0\0zimg", "ZBOOT"),
+            (b"MZ\0\0....", "EFI"),
+            (&x86, "x86"),
+            (b"", "empty"),
+        ] {
+            let error = Image::parse(kernel).expect_err(what).to_string();
+            assert!(error.contains(what), "{what}: {error}");
+        }
+        // The beginning of one does not make it one.
+        assert!(Image::parse(b"\x1f\x8c").is_ok());
+        assert!(Image::parse(b"\x7fELG").is_ok());
     }
 
     #[test]
@@ -165,7 +205,32 @@ mod tests {
         assert!(placed.device_tree.as_u64() >= placed.kernel.as_u64() + image.size);
         assert!(initrd.start.as_u64() >= placed.device_tree.as_u64() + DEVICE_TREE_MAX);
         assert_eq!(initrd.end.as_u64() - initrd.start.as_u64(), 5 << 20);
-        assert!(Placement::find(image, 5 << 20, 39 << 20).is_err());
+        // 33 MiB of kernel end in the block that ends at 34 MiB.
+        let least = (34 << 20) + DEVICE_TREE_MAX + (5 << 20);
+        assert!(Placement::find(image, 5 << 20, least).is_ok());
+        let wanted = least;
+        let memory = least - BLOCK_2M;
+        let error = Placement::find(image, 5 << 20, memory).expect_err("it does not fit");
+        assert_eq!(error, ImageError::TooLarge { wanted, memory });
         assert!(Placement::find(Image { offset: u64::MAX, size: 2 }, 0, 1 << 30).is_err());
+        assert!(Placement::find(Image { offset: 0, size: u64::MAX - 5 }, 0, 1 << 30).is_err());
+        assert!(Placement::find(image, u64::MAX, 1 << 30).is_err());
+    }
+
+    #[test]
+    fn the_boot_protocol_is_kept() {
+        for size in [1, BLOCK_2M - 1, BLOCK_2M, 37 << 20] {
+            for offset in [0, FLAT_OFFSET] {
+                let image = Image { offset, size };
+                let placed = Placement::find(image, 1, 64 << 20).expect("it fits");
+                assert_eq!(placed.kernel.as_u64() % BLOCK_2M, offset);
+                let tree = placed.device_tree.as_u64();
+                assert!(tree.is_multiple_of(8));
+                assert_eq!(tree / BLOCK_2M, (tree + DEVICE_TREE_MAX - 1) / BLOCK_2M);
+                let initrd = placed.initrd.expect("there is one");
+                assert!(initrd.start.is_aligned(PAGE_SIZE));
+            }
+        }
+        assert_eq!(Placement::find(Image { offset: 0, size: 1 }, 0, 4 << 20).unwrap().initrd, None);
     }
 }

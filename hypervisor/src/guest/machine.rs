@@ -1,4 +1,5 @@
-//! A guest while it lives: its memory, its vCPUs, its devices, and how it starts, stops and starts again.
+//! A guest while it lives: its memory, its vCPUs, its devices, and how it starts, stops and starts
+//! again.
 
 use super::balloon::Hands;
 use super::layout;
@@ -89,7 +90,8 @@ pub struct Guest {
 #[derive(Clone, Debug)]
 pub struct MakeError(pub String);
 
-/// Makes the interrupt controller, on the heap at once: it is too large to stand on the stack twice.
+/// Makes the interrupt controller, on the heap at once: it is too large to stand on the stack
+/// twice.
 #[inline(never)]
 fn make_gic(guest: u8, vcpus: usize) -> Result<Box<Gic>, MakeError> {
     let gic = Gic::new(guest, vcpus, gic::DEFAULT_SPIS);
@@ -97,7 +99,8 @@ fn make_gic(guest: u8, vcpus: usize) -> Result<Box<Gic>, MakeError> {
 }
 
 impl Guest {
-    /// Makes a guest of `config`, on the heap, off, whose vCPUs run on the first `cpus` CPUs in turn.
+    /// Makes a guest of `config`, on the heap, off, whose vCPUs run on the first `cpus` CPUs in
+    /// turn.
     #[inline(never)]
     pub fn new(
         id: GuestId,
@@ -235,8 +238,8 @@ impl Guest {
         }
     }
 
-    /// Notes that a vCPU is off. The last one ends what was asked for by [`Guest::request_stop`], or by turning itself
-    /// off: a guest all of whose vCPUs are off can never go on.
+    /// Notes that a vCPU is off. The last one ends what was asked for by [`Guest::request_stop`],
+    /// or by turning itself off: a guest all of whose vCPUs are off can never go on.
     pub fn vcpu_has_left(&self, system: &System) {
         if self.online.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;

@@ -8,13 +8,12 @@ use crate::addr::BLOCK_2M;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use dtoolkit::error::{FdtErrorKind, FdtParseError};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
 /// The most guests.
 pub const MAX_GUESTS: usize = 8;
-/// The longest name of a guest in bytes.
-pub const MAX_NAME: usize = 31;
 /// The longest command line in bytes: Linux cuts one that is longer (COMMAND_LINE_SIZE on arm64).
 pub const MAX_COMMAND_LINE: usize = 2047;
 const COMPATIBLE: &[u8] = b"sluice,manifest-v1\0";
@@ -62,20 +61,25 @@ pub enum ManifestError {
     Bundle(BundleError),
     /// The bundle has no file `manifest.dtb`.
     NoManifest,
-    /// That file is no device tree blob.
-    NotADeviceTree,
+    /// That file is no device tree blob, or a broken one.
+    NotADeviceTree(FdtParseError),
     /// The root is not compatible with "sluice,manifest-v1".
     NotAManifest,
     /// There is no node /guests, or it is empty.
     NoGuests,
     /// More than [`MAX_GUESTS`].
     TooManyGuests,
+    /// Two guests of one name.
+    SameName {
+        /// The name.
+        guest: String,
+    },
     /// A property of a guest.
     Property {
         /// The guest's name.
         guest: String,
         /// The property.
-        property: &'static str,
+        property: String,
         /// What is wrong with it.
         wrong: Wrong,
     },
@@ -94,8 +98,10 @@ pub enum Wrong {
     NoFile(String),
     /// The file cannot be loaded.
     Image(ImageError),
-    /// No such property is known.
-    Unknown(String),
+    /// The file is empty.
+    EmptyFile(String),
+    /// No such property or node is known.
+    Unknown,
 }
 
 impl fmt::Display for ManifestError {
@@ -103,14 +109,21 @@ impl fmt::Display for ManifestError {
         match self {
             Self::Bundle(error) => write!(f, "bundle: {error}"),
             Self::NoManifest => write!(f, "bundle: there is no file {MANIFEST} in it"),
-            Self::NotADeviceTree => {
-                write!(f, "{MANIFEST}: not a device tree blob; compile the source with dtc")
+            Self::NotADeviceTree(error) => {
+                write!(f, "{MANIFEST}: not a device tree blob: {error}")?;
+                match error.kind {
+                    FdtErrorKind::InvalidNodeName | FdtErrorKind::InvalidPropertyName => {
+                        f.write_str("; names have at most 31 characters")
+                    }
+                    _ => f.write_str("; compile the source with dtc"),
+                }
             }
             Self::NotAManifest => {
                 write!(f, "{MANIFEST}: the root's 'compatible' is not \"sluice,manifest-v1\"")
             }
             Self::NoGuests => write!(f, "{MANIFEST}: there is no guest in /guests"),
             Self::TooManyGuests => write!(f, "{MANIFEST}: more than {MAX_GUESTS} guests"),
+            Self::SameName { guest } => write!(f, "guest {guest}: there are two of that name"),
             Self::Property { guest, property, wrong } => {
                 write!(f, "guest {guest}: {property}: {wrong}")
             }
@@ -126,7 +139,15 @@ impl fmt::Display for Wrong {
             Self::Range(value, right) => write!(f, "{value} is not possible; it must be {right}"),
             Self::NoFile(name) => write!(f, "the bundle has no file \"{name}\""),
             Self::Image(error) => write!(f, "{error}"),
-            Self::Unknown(name) => write!(f, "there is no property \"{name}\""),
+            Self::EmptyFile(name) => write!(f, "the bundle's file \"{name}\" is empty"),
+            Self::Unknown => {
+                f.write_str("no such property is known; these are: ")?;
+                for (index, known) in PROPERTIES.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { ", " };
+                    write!(f, "{comma}{known}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -144,7 +165,7 @@ impl From<BundleError> for ManifestError {
 /// [`ManifestError`] names the guest and the property.
 pub fn read<'a>(bundle: &Bundle<'a>) -> Result<Vec<GuestConfig<'a>>, ManifestError> {
     let blob = bundle.find(MANIFEST)?.ok_or(ManifestError::NoManifest)?;
-    let tree = Fdt::new(blob).map_err(|_| ManifestError::NotADeviceTree)?;
+    let tree = Fdt::new(blob).map_err(ManifestError::NotADeviceTree)?;
     let root = tree.root();
     if root.property("compatible").map(|property| property.value() == COMPATIBLE) != Some(true) {
         return Err(ManifestError::NotAManifest);
@@ -155,22 +176,19 @@ pub fn read<'a>(bundle: &Bundle<'a>) -> Result<Vec<GuestConfig<'a>>, ManifestErr
         if guests.len() == MAX_GUESTS {
             return Err(ManifestError::TooManyGuests);
         }
-        guests.push(Reader::new(&node, bundle)?.guest()?);
+        let guest = Reader::new(&node, bundle)?.guest()?;
+        if guests.iter().any(|other: &GuestConfig<'_>| other.name == guest.name) {
+            return Err(ManifestError::SameName { guest: guest.name });
+        }
+        guests.push(guest);
     }
     if guests.is_empty() { Err(ManifestError::NoGuests) } else { Ok(guests) }
 }
 
-const KNOWN: [&str; 9] = [
-    "vcpus",
-    "memory",
-    "maximum-memory",
-    "kernel",
-    "initrd",
-    "command-line",
-    "population",
-    "held",
-    "phandle",
-];
+const PROPERTIES: [&str; 8] =
+    ["vcpus", "memory", "maximum-memory", "kernel", "initrd", "command-line", "population", "held"];
+/// What dtc adds to a node that something refers to.
+const PHANDLES: [&str; 2] = ["phandle", "linux,phandle"];
 
 /// Reads one guest's node.
 struct Reader<'r, 'a> {
@@ -182,23 +200,29 @@ struct Reader<'r, 'a> {
 impl<'r, 'a> Reader<'r, 'a> {
     fn new(node: &'r FdtNode<'r>, bundle: &'r Bundle<'a>) -> Result<Self, ManifestError> {
         let reader = Self { name: String::from(node.name()), node, bundle };
-        if reader.name.len() > MAX_NAME {
-            let length = reader.name.len() as u64;
-            return Err(reader.wrong("name", Wrong::Range(length, "at most 31 characters long")));
+        let is_word = reader.name.starts_with(|first: char| first.is_ascii_alphabetic())
+            && !reader.name.contains('@');
+        if !is_word {
+            let form = "a letter and up to 30 more letters, digits and any of \"-_.,+\"";
+            return Err(reader.wrong("its name", Wrong::Form(form)));
         }
         for property in node.properties() {
-            if !KNOWN.contains(&property.name()) {
-                return Err(reader.wrong("node", Wrong::Unknown(String::from(property.name()))));
+            let name = property.name();
+            if !PROPERTIES.contains(&name) && !PHANDLES.contains(&name) {
+                return Err(reader.wrong(name, Wrong::Unknown));
             }
+        }
+        if let Some(child) = node.children().next() {
+            return Err(reader.wrong(child.name(), Wrong::Unknown));
         }
         Ok(reader)
     }
 
-    fn wrong(&self, property: &'static str, wrong: Wrong) -> ManifestError {
-        ManifestError::Property { guest: self.name.clone(), property, wrong }
+    fn wrong(&self, property: &str, wrong: Wrong) -> ManifestError {
+        ManifestError::Property { guest: self.name.clone(), property: property.into(), wrong }
     }
 
-    fn number(&self, property: &'static str) -> Result<Option<u64>, ManifestError> {
+    fn number(&self, property: &str) -> Result<Option<u64>, ManifestError> {
         let Some(value) = self.node.property(property) else { return Ok(None) };
         let mut number = 0;
         if !matches!(value.value().len(), 4 | 8) {
@@ -213,7 +237,7 @@ impl<'r, 'a> Reader<'r, 'a> {
         Ok(Some(number))
     }
 
-    fn text(&self, property: &'static str) -> Result<Option<String>, ManifestError> {
+    fn text(&self, property: &str) -> Result<Option<String>, ManifestError> {
         let Some(value) = self.node.property(property) else { return Ok(None) };
         match value.value() {
             [text @ .., 0] if !text.contains(&0) => core::str::from_utf8(text)
@@ -223,15 +247,16 @@ impl<'r, 'a> Reader<'r, 'a> {
         }
     }
 
-    fn file(&self, property: &'static str) -> Result<Option<&'a [u8]>, ManifestError> {
+    fn file(&self, property: &str) -> Result<Option<&'a [u8]>, ManifestError> {
         let Some(name) = self.text(property)? else { return Ok(None) };
         match self.bundle.find(&name)? {
+            Some([]) => Err(self.wrong(property, Wrong::EmptyFile(name))),
             Some(bytes) => Ok(Some(bytes)),
             None => Err(self.wrong(property, Wrong::NoFile(name))),
         }
     }
 
-    fn size(&self, property: &'static str) -> Result<Option<u64>, ManifestError> {
+    fn size(&self, property: &str) -> Result<Option<u64>, ManifestError> {
         let Some(size) = self.number(property)? else { return Ok(None) };
         if size == 0 || !size.is_multiple_of(BLOCK_2M) || size > MAX_RAM {
             let right = "a multiple of 2 MiB in bytes, from 2 MiB to 63 GiB";
@@ -256,7 +281,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             Image::parse(kernel).map_err(|error| self.wrong("kernel", Wrong::Image(error)))?;
         let initrd = self.file("initrd")?.unwrap_or(&[]);
         let placement = Placement::find(image, initrd.len() as u64, memory)
-            .map_err(|error| self.wrong("kernel", Wrong::Image(error)))?;
+            .map_err(|error| self.wrong("memory", Wrong::Image(error)))?;
         let population = match self.text("population")?.as_deref() {
             None | Some("lazy") => Population::Lazy,
             Some("eager") => Population::Eager,
@@ -282,3 +307,6 @@ impl<'r, 'a> Reader<'r, 'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
