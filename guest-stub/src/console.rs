@@ -1,6 +1,7 @@
 //! Prints lines on the PL011 that the device tree names, one line at a time whoever prints.
-#![expect(unsafe_code, reason = "writes the registers of the UART")]
+#![expect(unsafe_code, reason = "takes a lock over when all is lost")]
 
+use crate::arch::{cpu, mmio};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::mutex::SpinMutex;
@@ -22,14 +23,11 @@ struct Uart(u64);
 impl Write for Uart {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
-            // SAFETY: the address is that of a PL011 in the device tree; UARTFR is read, UARTDR written.
-            unsafe {
-                let flags = (self.0 + 0x18) as *const u32;
-                while flags.read_volatile() & FULL != 0 {
-                    crate::arch::cpu::relax();
-                }
-                (self.0 as *mut u32).write_volatile(u32::from(byte));
+            // UARTFR, UARTDR
+            while mmio::read_32(self.0 + 0x18) & FULL != 0 {
+                cpu::relax();
             }
+            mmio::write_32(self.0, u32::from(byte));
         }
         Ok(())
     }

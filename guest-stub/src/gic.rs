@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "reads and writes registers of the GIC")]
 
 use crate::arch::barrier::{dsb, isb};
-use crate::arch::cpu;
+use crate::arch::{cpu, mmio};
 use crate::machine::Machine;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -42,14 +42,12 @@ static HANDLERS: [AtomicUsize; cpu::COUNTED_INTERRUPTS] =
 
 /// Reads a 32-bit register of a device.
 pub fn read(address: u64) -> u32 {
-    // SAFETY: the callers pass registers of the GIC that the device tree names.
-    unsafe { (address as *const u32).read_volatile() }
+    mmio::read_32(address)
 }
 
 /// Writes a 32-bit register of a device.
 pub fn write(address: u64, value: u32) {
-    // SAFETY: the callers pass registers of the GIC that the device tree names.
-    unsafe { (address as *mut u32).write_volatile(value) }
+    mmio::write_32(address, value)
 }
 
 /// Returns the base of the distributor.
@@ -86,15 +84,13 @@ pub fn bit(interrupt: u32, register: u64) -> bool {
 /// Sets the priority of `interrupt`, by a byte access.
 pub fn set_priority(interrupt: u32, priority: u8) {
     let address = bank(interrupt) + register::IPRIORITYR + u64::from(interrupt);
-    // SAFETY: IPRIORITYR is there for all interrupts and can be accessed by byte.
-    unsafe { (address as *mut u8).write_volatile(priority) }
+    mmio::write_8(address, priority)
 }
 
 /// Returns the priority of `interrupt`.
 pub fn priority(interrupt: u32) -> u8 {
     let address = bank(interrupt) + register::IPRIORITYR + u64::from(interrupt);
-    // SAFETY: IPRIORITYR is there for all interrupts and can be accessed by byte.
-    unsafe { (address as *const u8).read_volatile() }
+    mmio::read_8(address)
 }
 
 /// Sets whether an SPI or PPI is edge-triggered.
@@ -108,8 +104,7 @@ pub fn set_edge(interrupt: u32, edge: bool) {
 /// Routes an SPI to the CPU of that affinity.
 pub fn route(interrupt: u32, affinity: u64) {
     let address = distributor() + register::IROUTER + u64::from(interrupt) * 8;
-    // SAFETY: IROUTER is there for each SPI, 64 bits wide.
-    unsafe { (address as *mut u64).write_volatile(affinity) }
+    mmio::write_64(address, affinity)
 }
 
 /// Lets `interrupt` call `handler`, to this CPU if it is an SPI, and enables it.

@@ -28,6 +28,7 @@ pub mod boot;
 pub mod cpu;
 pub mod exception;
 pub mod float;
+pub mod mmio;
 pub mod mmu;
 pub mod probe;
 pub mod time;

@@ -7,9 +7,29 @@ use crate::memory::{self, BLOCK, PAGE, Range};
 use crate::outcome::Verdict;
 use crate::run::Stub;
 use crate::virtio::balloon::{Balloon, feature, fresh_block};
+use spin::Once;
 
 /// How many blocks are touched.
 const BLOCKS: u64 = 32;
+
+/// Memory for the benchmarks that need it to be there.
+static ROW: Once<Option<Range>> = Once::new();
+
+/// Returns a row of blocks that are there, always the same.
+///
+/// # Errors
+///
+/// A [`Verdict::Skip`] where there is not that much memory.
+pub fn touched_blocks(stub: &Stub) -> Result<Range, Verdict> {
+    let bytes = stub.orders.number("blocks", BLOCKS) * BLOCK;
+    let Some(row) = *ROW.call_once(|| memory::take(bytes, BLOCK)) else {
+        skip!("too little untouched memory")
+    };
+    for block in (row.start..row.end).step_by(BLOCK as usize) {
+        touch(block);
+    }
+    Ok(row)
+}
 
 /// Reads 8 bytes.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The interrupt controller (GICv3, IHI 0069).
 
-use crate::arch::cpu;
+use crate::arch::cpu::{self, COUNTED_INTERRUPTS};
 use crate::arch::time;
 use crate::gic::{self, register};
 use crate::outcome::{Outcome, failure};
@@ -8,8 +8,17 @@ use crate::run::Stub;
 use crate::smp;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// An SPI that no device of a `virt` machine uses.
-const SPARE: u32 = 32 + 111;
+/// Returns how many interrupts the distributor has, as far as handlers go. The last 32 are no device's of a `virt` machine.
+fn lines() -> u32 {
+    let typer = gic::read(gic::distributor() + register::TYPER);
+    (32 * ((typer & 0x1f) + 1)).min(COUNTED_INTERRUPTS as u32)
+}
+
+/// Returns an SPI that no device uses.
+fn spare() -> u32 {
+    lines() - 1
+}
+
 /// Long enough for an interrupt that is on its way.
 const SOON: u64 = 1_000_000;
 /// Long enough to say that none comes.
@@ -17,9 +26,7 @@ const NEVER: u64 = 2_000;
 
 /// What the distributor says of itself.
 pub fn identity(_: &Stub) -> Outcome {
-    let typer = gic::read(gic::distributor() + register::TYPER);
-    let lines = 32 * ((typer & 0x1f) + 1);
-    ensure!(lines > SPARE, "{lines} interrupts");
+    ensure!(lines() >= 96, "{} interrupts", lines());
     let version = gic::read(gic::distributor() + register::PIDR2) >> 4 & 0xf;
     ensure!(version == 3, "GICD_PIDR2 says version {version}");
     let version = gic::read(gic::redistributor() + register::PIDR2) >> 4 & 0xf;
@@ -85,51 +92,52 @@ pub fn sgi_to_others(stub: &Stub) -> Outcome {
 /// An SPI is set pending, comes once, and only while it is enabled.
 pub fn spi(_: &Stub) -> Outcome {
     let this = cpu::this();
-    gic::set_bit(SPARE, register::ICENABLER);
-    gic::set_edge(SPARE, true);
-    gic::enable(SPARE, gic::count_only);
-    ensure!(gic::bit(SPARE, register::ISENABLER), "an enabled SPI reads as disabled");
-    let before = this.count(SPARE);
-    gic::set_bit(SPARE, register::ISPENDR);
-    ensure!(time::poll(SOON, || this.count(SPARE) == before + 1), "a pending SPI did not come");
-    ensure!(!gic::bit(SPARE, register::ISACTIVER), "it is still active");
-    ensure!(!gic::bit(SPARE, register::ISPENDR), "it is still pending");
-    gic::set_bit(SPARE, register::ICENABLER);
-    gic::set_bit(SPARE, register::ISPENDR);
-    ensure!(!time::poll(NEVER, || this.count(SPARE) != before + 1), "a disabled SPI came");
-    ensure!(gic::bit(SPARE, register::ISPENDR), "a disabled SPI does not stay pending");
-    gic::set_bit(SPARE, register::ISENABLER);
+    gic::set_bit(spare(), register::ICENABLER);
+    gic::set_edge(spare(), true);
+    gic::enable(spare(), gic::count_only);
+    ensure!(gic::bit(spare(), register::ISENABLER), "an enabled SPI reads as disabled");
+    let before = this.count(spare());
+    gic::set_bit(spare(), register::ISPENDR);
+    ensure!(time::poll(SOON, || this.count(spare()) == before + 1), "a pending SPI did not come");
+    ensure!(!gic::bit(spare(), register::ISACTIVER), "it is still active");
+    ensure!(!gic::bit(spare(), register::ISPENDR), "it is still pending");
+    gic::set_bit(spare(), register::ICENABLER);
+    gic::set_bit(spare(), register::ISPENDR);
+    ensure!(!time::poll(NEVER, || this.count(spare()) != before + 1), "a disabled SPI came");
+    ensure!(gic::bit(spare(), register::ISPENDR), "a disabled SPI does not stay pending");
+    gic::set_bit(spare(), register::ISENABLER);
     ensure!(
-        time::poll(SOON, || this.count(SPARE) == before + 2),
+        time::poll(SOON, || this.count(spare()) == before + 2),
         "an SPI did not come once it was enabled"
     );
-    gic::disable(SPARE);
+    gic::disable(spare());
     Ok(())
 }
 
 /// What is written to the configuration of an SPI is read back.
 pub fn spi_configuration(_: &Stub) -> Outcome {
-    gic::disable(SPARE);
+    gic::disable(spare());
     let base = gic::distributor();
     for edge in [true, false, true] {
-        gic::set_edge(SPARE, edge);
-        let read =
-            gic::read(base + register::ICFGR + u64::from(SPARE / 16 * 4)) >> (SPARE % 16 * 2) & 2;
+        gic::set_edge(spare(), edge);
+        let read = gic::read(base + register::ICFGR + u64::from(spare() / 16 * 4))
+            >> (spare() % 16 * 2)
+            & 2;
         ensure!((read != 0) == edge, "ICFGR holds {read} for edge = {edge}");
     }
     for priority in [0u8, 0x40, 0xa0, 0xf8] {
-        gic::set_priority(SPARE, priority);
+        gic::set_priority(spare(), priority);
         // At least the five upper bits are there with group 1 in one security state.
         ensure!(
-            gic::priority(SPARE) & 0xf0 == priority & 0xf0,
+            gic::priority(spare()) & 0xf0 == priority & 0xf0,
             "priority {priority:#x} reads {:#x}",
-            gic::priority(SPARE)
+            gic::priority(spare())
         );
     }
-    gic::route(SPARE, cpu::affinity());
-    let route = gic::read(base + register::IROUTER + u64::from(SPARE) * 8);
+    gic::route(spare(), cpu::affinity());
+    let route = gic::read(base + register::IROUTER + u64::from(spare()) * 8);
     ensure!(u64::from(route) == cpu::affinity() & 0xff_ffff, "IROUTER reads {route:#x}");
-    ensure!(!gic::bit(SPARE, register::ISENABLER), "a disabled SPI reads as enabled");
+    ensure!(!gic::bit(spare(), register::ISENABLER), "a disabled SPI reads as enabled");
     Ok(())
 }
 
@@ -140,25 +148,25 @@ pub fn spi_routing(stub: &Stub) -> Outcome {
     }
     READY.store(0, Ordering::Release);
     TAKEN.store(0, Ordering::Release);
-    gic::set_edge(SPARE, true);
-    gic::enable(SPARE, gic::count_only);
-    gic::route(SPARE, stub.machine.cpus()[1]);
-    let own = cpu::this().count(SPARE);
+    gic::set_edge(spare(), true);
+    gic::enable(spare(), gic::count_only);
+    gic::route(spare(), stub.machine.cpus()[1]);
+    let own = cpu::this().count(spare());
     fn take_spare(index: usize) {
-        let before = cpu::this().count(SPARE);
+        let before = cpu::this().count(spare());
         READY.fetch_add(1, Ordering::AcqRel);
-        if time::poll(5_000_000, || cpu::this().count(SPARE) == before + 1) {
+        if time::poll(5_000_000, || cpu::this().count(spare()) == before + 1) {
             TAKEN.fetch_or(1 << index, Ordering::AcqRel);
         }
     }
     smp::start(stub.machine, 1, take_spare)
         .map_err(|refused| failure(format_args!("CPU 1: {refused:?}")))?;
     time::poll(5_000_000, || READY.load(Ordering::Acquire) == 1);
-    gic::set_bit(SPARE, register::ISPENDR);
+    gic::set_bit(spare(), register::ISPENDR);
     smp::join(stub.machine, 1).map_err(|refused| failure(format_args!("CPU 1: {refused:?}")))?;
-    gic::disable(SPARE);
+    gic::disable(spare());
     ensure!(TAKEN.load(Ordering::Acquire) == 2, "CPU 1 did not get the SPI that is routed to it");
-    ensure!(cpu::this().count(SPARE) == own, "CPU 0 got an SPI that is routed to CPU 1");
+    ensure!(cpu::this().count(spare()) == own, "CPU 0 got an SPI that is routed to CPU 1");
     Ok(())
 }
 
@@ -214,7 +222,7 @@ pub fn priority_order(_: &Stub) -> Outcome {
 
 /// More interrupts are pending at once than there are list registers, and each comes once.
 pub fn flood(_: &Stub) -> Outcome {
-    let interrupts = 32 + 80..32 + 112;
+    let interrupts = lines() - 32..lines();
     let this = cpu::this();
     cpu::mask();
     let mut before = [0; 32];

@@ -1,7 +1,6 @@
 //! The registers of a virtio-mmio device of version 2 (virtio 1.2, §4.2.2) and its status protocol (§3.1).
-#![expect(unsafe_code, reason = "reads and writes registers of devices")]
 
-use crate::arch::time;
+use crate::arch::{mmio, time};
 use crate::machine::{Device, Machine};
 
 pub const MAGIC: u64 = 0x0;
@@ -87,15 +86,13 @@ impl Transport {
 
     /// Reads a register.
     pub fn read(self, register: u64) -> u32 {
-        // SAFETY: the device tree names a virtio-mmio slot here.
-        unsafe { (self.address(register) as *const u32).read_volatile() }
+        mmio::read_32(self.address(register))
     }
 
     /// Writes a register.
     #[inline(always)]
     pub fn write(self, register: u64, value: u32) {
-        // SAFETY: the device tree names a virtio-mmio slot here.
-        unsafe { (self.address(register) as *mut u32).write_volatile(value) }
+        mmio::write_32(self.address(register), value)
     }
 
     /// Writes a 64-bit register, as two of 32 bits.
