@@ -8,7 +8,7 @@ use crate::monitor::line::{Editor, Key, Line};
 use crate::monitor::{self, report::Format};
 use crate::system::System;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use log::Level;
 use spin::Mutex;
 
@@ -130,9 +130,38 @@ pub fn guest_output(guest: &Guest, byte: u8) {
     }
 }
 
+/// The guest that is shown has no room for what is typed, which waits in the UART.
+static FULL: AtomicBool = AtomicBool::new(false);
+
+/// Takes what has been typed, for as long as whom it is for has room.
+pub fn interrupt(system: &'static System) {
+    loop {
+        let shown = SHOWN.load(Ordering::Relaxed);
+        let guest = system.guests().find(|guest| guest.id.index() == usize::from(shown));
+        if guest.is_some_and(|guest| guest.room() == 0) {
+            uart::set_receive_interrupt(false);
+            FULL.store(true, Ordering::Release);
+            return;
+        }
+        match uart::get() {
+            Some(byte) => input(system, byte),
+            None => return,
+        }
+    }
+}
+
+/// Notes that a guest took what was typed: there may be room for more.
+#[inline]
+pub fn room_again() {
+    if FULL.load(Ordering::Relaxed) && FULL.swap(false, Ordering::AcqRel) {
+        uart::set_receive_interrupt(true);
+    }
+}
+
 /// Takes a byte that was typed.
-pub fn input(system: &'static System, byte: u8) {
+fn input(system: &'static System, byte: u8) {
     if byte == ESCAPE {
+        room_again();
         return switch(system);
     }
     match SHOWN.load(Ordering::Relaxed) {
@@ -140,7 +169,8 @@ pub fn input(system: &'static System, byte: u8) {
         NOBODY => {}
         number => {
             if let Some(guest) = system.guests().nth(usize::from(number)) {
-                guest.receive(system, byte);
+                // There is room: it was looked for.
+                let _ = guest.receive(system, byte);
             }
         }
     }

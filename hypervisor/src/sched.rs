@@ -64,6 +64,7 @@ fn is_runnable(guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
             let woken = vcpu.take_wake()
                 || guest.gic.pending_for(vcpu.index)
                 || vcpu.deadline.load(Ordering::Relaxed) <= now
+                || guest.has_balloon_work()
                 || guest.stop().is_some();
             if woken {
                 vcpu.set_state(State::Ready);
@@ -147,6 +148,13 @@ impl Cpu {
         loop {
             if let Some(stop) = loaded.guest.stop() {
                 return self.leave(stop);
+            }
+            if loaded.guest.has_balloon_work() {
+                loaded.guest.balloon_step(self.system);
+                if exit::interrupts::take(self.system, Some(loaded)) {
+                    return;
+                }
+                continue;
             }
             match exit::run(self.system, loaded) {
                 Next::Resume => {}

@@ -222,9 +222,7 @@ impl System {
     /// Handles a device's interrupt: the console's and the control port's, both on the first CPU.
     pub fn device_interrupt(&'static self, intid: u32) {
         if intid == self.machine.uart.interrupt {
-            while let Some(byte) = uart::get() {
-                console::input(self, byte);
-            }
+            console::interrupt(self);
         } else if control::is_interrupt(intid) {
             control::interrupt(self);
         } else {
@@ -243,7 +241,7 @@ impl System {
     /// Takes the console and the control port over, on this CPU.
     pub fn open_ports(&self) {
         gic::enable_shared(self.machine.uart.interrupt, cpu::affinity(), false);
-        uart::enable_receive_interrupt();
+        uart::set_receive_interrupt(true);
         let port = control::init(&self.machine);
         log::info!("control port: {}", if port { "virtio-console" } else { "none" });
     }

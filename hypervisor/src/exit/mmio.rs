@@ -5,7 +5,7 @@ use super::syndrome::Access;
 use crate::addr::{Ipa, IpaRange};
 use crate::console;
 use crate::device::Width;
-use crate::device::gic::{Place, intid};
+use crate::device::gic::Place;
 use crate::device::virtio::mmio::read_empty_slot;
 use crate::guest::layout;
 use crate::sched::Loaded;
@@ -53,17 +53,14 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
         return Some(guest.gic.read(place, width));
     }
     if let Some(offset) = offset(&layout::UART, ipa) {
-        let (value, line) = {
-            let mut uart = guest.uart.lock();
-            (uart.read(offset, width), uart.line())
-        };
-        guest.kick(system, guest.gic.inject_spi(intid::UART, line));
+        let value = guest.read_uart(system, offset, width);
+        console::room_again();
         return Some(value);
     }
     let offset = offset(&layout::VIRTIO, ipa)?;
     let register = offset % layout::VIRTIO_SLOT_SIZE;
     if offset / layout::VIRTIO_SLOT_SIZE == layout::BALLOON_SLOT as u64 {
-        return Some(guest.balloon.lock().read(register, width));
+        return Some(guest.read_balloon(system, register, width));
     }
     Some(read_empty_slot(register, width))
 }
@@ -76,21 +73,15 @@ fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, v
         return true;
     }
     if let Some(offset) = offset(&layout::UART, ipa) {
-        let (byte, line) = {
-            let mut uart = guest.uart.lock();
-            (uart.write(offset, width, value), uart.line())
-        };
-        if let Some(byte) = byte {
+        if let Some(byte) = guest.write_uart(system, offset, width, value) {
             console::guest_output(guest, byte);
         }
-        guest.kick(system, guest.gic.inject_spi(intid::UART, line));
         return true;
     }
     let Some(offset) = offset(&layout::VIRTIO, ipa) else { return false };
     let register = offset % layout::VIRTIO_SLOT_SIZE;
     if offset / layout::VIRTIO_SLOT_SIZE == layout::BALLOON_SLOT as u64 {
-        let more = guest.balloon.lock().write(register, width, value).is_more();
-        guest.serve_balloon(system, more);
+        guest.write_balloon(system, register, width, value);
     }
     true
 }

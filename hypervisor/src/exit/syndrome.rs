@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_load_from_a_device_is_described_whole() {
         // LDRB w5, [x0] at an unmapped page, level 3.
-        let syndrome = 0x24 << 26 | 1 << 25 | 1 << 24 | 0 << 22 | 5 << 16 | 0b111;
+        let syndrome = 0x24 << 26 | 1 << 25 | 1 << 24 | 5 << 16 | 0b111;
         let Exit::DataAbort(abort) = Exit::decode(syndrome) else { panic!("not a data abort") };
         assert_eq!(abort.fault, Fault::Translation);
         assert!(!abort.write);

@@ -1,12 +1,12 @@
 //! What a guest's balloon does to its memory, and how its devices reach it.
 
-use super::Guest;
+use super::{BalloonSlot, Guest};
 use crate::addr::{Ipa, IpaRange};
 use crate::arch::time;
 use crate::device::gic::intid;
 use crate::device::virtio::balloon::{BATCH, BalloonBackend, Mistake, Outcome};
 use crate::device::virtio::{Context, Progress};
-use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason};
+use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason, Width};
 use crate::guest::layout;
 use crate::mem::Order;
 use crate::stage2::{AccessError, Mark, Pages, PopulateError, Space, TakeError};
@@ -96,16 +96,21 @@ impl BalloonBackend for Hands {
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         let mut outcome = Outcome::default();
         for range in ranges {
-            outcome.handled += 1;
             match self.0.space.take_range(range.clone(), Mark::Empty) {
                 Ok(taken) => {
+                    let unfinished = taken.next.is_some();
                     taken.flushed.retire();
+                    if unfinished {
+                        // The device presents it again; what is taken already is passed over then.
+                        break;
+                    }
                     let bytes = range.end.as_u64() - range.start.as_u64();
                     outcome.pages += bytes / Order::PAGE.bytes();
                 }
                 Err(TakeError::Outside) => outcome.mistake(range.start, Mistake::Outside),
                 Err(TakeError::OutOfMemory) => outcome.no_memory += 1,
             }
+            outcome.handled += 1;
         }
         outcome
     }
@@ -131,19 +136,45 @@ impl BalloonBackend for Hands {
 }
 
 impl Guest {
-    /// Does what the balloon's queues hold, slice by slice, and drives its interrupt line.
-    pub fn serve_balloon(&'static self, system: &System, mut more: bool) {
-        let view = DeviceView(&self.space);
-        let mut slot = self.balloon.lock();
-        while more {
-            let mut hands = Hands(self);
-            let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
-            more = slot.process(&mut context).is_more();
-        }
-        let line = slot.line();
-        drop(slot);
+    /// Looks at the balloon's interrupt line, and notes whether its queues hold work: after each change of the
+    /// device, whose lock is held so that the line's levels reach the interrupt controller in their order.
+    pub(super) fn after_balloon(&self, system: &System, slot: &BalloonSlot) {
         if let Some(intid) = intid::virtio(layout::BALLOON_SLOT as u32) {
-            self.kick(system, self.gic.inject_spi(intid, line));
+            self.kick(system, self.gic.inject_spi(intid, slot.line()));
         }
+        self.balloon_work.store(slot.outstanding().is_more(), Ordering::Release);
+    }
+
+    /// Says whether the balloon's queues hold work.
+    #[inline(always)]
+    pub fn has_balloon_work(&self) -> bool {
+        self.balloon_work.load(Ordering::Relaxed)
+    }
+
+    /// Does a bounded piece of what the balloon's queues hold, unless another CPU is about it.
+    pub fn balloon_step(&'static self, system: &System) {
+        let Some(mut slot) = self.balloon.try_lock() else { return };
+        let view = DeviceView(&self.space);
+        let mut hands = Hands(self);
+        let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
+        // What is left is noted below.
+        let _ = slot.process(&mut context);
+        self.after_balloon(system, &slot);
+    }
+
+    /// Reads a register of the balloon.
+    pub fn read_balloon(&self, system: &System, register: u64, width: Width) -> u64 {
+        let mut slot = self.balloon.lock();
+        let value = slot.read(register, width);
+        self.after_balloon(system, &slot);
+        value
+    }
+
+    /// Writes a register of the balloon.
+    pub fn write_balloon(&self, system: &System, register: u64, width: Width, value: u64) {
+        let mut slot = self.balloon.lock();
+        // What it leaves to do is noted below.
+        let _ = slot.write(register, width, value);
+        self.after_balloon(system, &slot);
     }
 }

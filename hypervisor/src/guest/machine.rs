@@ -7,6 +7,7 @@ use super::loader;
 use super::manifest::{GuestConfig, Population};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::CpuId;
+use crate::device::Width;
 use crate::device::gic::{self, Gic, Kick, intid};
 use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
@@ -19,7 +20,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// Why a guest's vCPUs must leave it.
@@ -80,6 +81,8 @@ pub struct Guest {
     stop: AtomicU8,
     /// When it was started, in ticks; 0 while it is off.
     started: AtomicU64,
+    /// Its balloon's queues hold work.
+    pub(super) balloon_work: AtomicBool,
     /// Where the release of all that is in the balloon goes on.
     pub(super) release_from: AtomicU64,
     /// Accesses to what is not there, for the log.
@@ -128,6 +131,7 @@ impl Guest {
             online: AtomicUsize::new(0),
             stop: AtomicU8::new(0),
             started: AtomicU64::new(0),
+            balloon_work: AtomicBool::new(false),
             release_from: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             config,
@@ -269,6 +273,7 @@ impl Guest {
         self.gic.reset();
         self.uart.lock().power_on();
         self.balloon.lock().power_on();
+        self.balloon_work.store(false, Ordering::Release);
         self.started.store(0, Ordering::Relaxed);
         self.stop.store(0, Ordering::Release);
     }
@@ -307,34 +312,60 @@ impl Guest {
     }
 
     /// Sets how much memory it is to have, in bytes. Says whether it has a driver that is told.
-    pub fn set_memory_target(&'static self, system: &System, bytes: u64) -> bool {
+    pub fn set_memory_target(&self, system: &System, bytes: u64) -> bool {
         let pages = self.config.memory.saturating_sub(bytes) / PAGE_SIZE;
-        let live = {
-            let mut slot = self.balloon.lock();
-            slot.update(|balloon| balloon.set_target(pages.min(u64::from(u32::MAX)) as u32));
-            slot.is_live()
-        };
-        self.serve_balloon(system, false);
-        live
+        let mut slot = self.balloon.lock();
+        slot.update(|balloon| balloon.set_target(pages.min(u64::from(u32::MAX)) as u32));
+        self.after_balloon(system, &slot);
+        slot.is_live()
     }
 
     /// Asks its driver for new statistics. Says whether there is one that could be asked.
-    pub fn request_stats(&'static self, system: &System) -> bool {
-        let asked = self.balloon.lock().update(|balloon| balloon.request_stats()).is_ok();
-        if asked {
-            self.serve_balloon(system, true);
+    pub fn request_stats(&self, system: &System) -> bool {
+        let mut slot = self.balloon.lock();
+        let asked = slot.update(|balloon| balloon.request_stats()).is_ok();
+        self.after_balloon(system, &slot);
+        if asked && let Some(first) = self.vcpus.first() {
+            // One of its CPUs takes the buffer back.
+            first.wake();
+            system.kick(first.home);
         }
         asked
     }
 
-    /// Takes a byte for its console. What it has no room for is lost, as on a line without flow control.
-    pub fn receive(&self, system: &System, byte: u8) {
-        let line = {
-            let mut uart = self.uart.lock();
-            let _ = uart.receive(byte);
-            uart.line()
-        };
-        self.kick(system, self.gic.inject_spi(intid::UART, line));
+    /// Returns how many bytes its console has room for.
+    pub fn room(&self) -> usize {
+        self.uart.lock().room()
+    }
+
+    /// Takes a byte for its console. Says whether there was room.
+    pub fn receive(&self, system: &System, byte: u8) -> bool {
+        let mut uart = self.uart.lock();
+        let taken = uart.receive(byte);
+        self.kick(system, self.gic.inject_spi(intid::UART, uart.line()));
+        taken
+    }
+
+    /// Reads a register of its console.
+    pub fn read_uart(&self, system: &System, register: u64, width: Width) -> u64 {
+        let mut uart = self.uart.lock();
+        let value = uart.read(register, width);
+        self.kick(system, self.gic.inject_spi(intid::UART, uart.line()));
+        value
+    }
+
+    /// Writes a register of its console. Returns the byte that goes out, where one does.
+    pub fn write_uart(
+        &self,
+        system: &System,
+        register: u64,
+        width: Width,
+        value: u64,
+    ) -> Option<u8> {
+        let mut uart = self.uart.lock();
+        let byte = uart.write(register, width, value);
+        self.kick(system, self.gic.inject_spi(intid::UART, uart.line()));
+        byte
     }
 
     /// Tells the vCPUs in `kick` that their interrupts changed.

@@ -41,10 +41,11 @@ pub unsafe fn put_early(base: Pa, bytes: &[u8]) {
     }
 }
 
-/// Has the device interrupt when something has been received.
-pub fn enable_receive_interrupt() {
+/// Has the device interrupt, or not, when something has been received.
+pub fn set_receive_interrupt(on: bool) {
     if let Some(uart) = UART.lock().as_mut() {
-        uart.set_interrupt_masks(Interrupts::RXI | Interrupts::RTI);
+        let received = Interrupts::RXI | Interrupts::RTI;
+        uart.set_interrupt_masks(if on { received } else { Interrupts::empty() });
     }
 }
 
