@@ -13,13 +13,33 @@ use crate::addr::{Frame, IpaRange, Pa};
 use crate::stage2::{FlushSet, Harvest, Level, Removing};
 
 /// The most tables with something in them that one edit detaches.
-pub(crate) const MAX_TREES: usize = 16;
+const MAX_TREES: usize = 16;
 
-/// A detached table, with all below it.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Tree {
-    pub(crate) table: Pa,
-    pub(crate) level: Level,
+/// Detached tables, each with all below it, as their addresses with their levels in the low bits.
+#[derive(Clone, Debug)]
+struct Trees {
+    tables: [u64; MAX_TREES],
+    count: usize,
+}
+
+impl Trees {
+    const fn new() -> Self {
+        Self { tables: [0; MAX_TREES], count: 0 }
+    }
+
+    fn push(&mut self, table: Pa, level: Level) {
+        if let Some(place) = self.tables.get_mut(self.count) {
+            *place = table.as_u64() | level as u64;
+            self.count += 1;
+        }
+    }
+
+    fn pop(&mut self) -> Option<Harvest> {
+        self.count = self.count.checked_sub(1)?;
+        let tree = Pa::new(*self.tables.get(self.count)?);
+        let level = if tree.page_offset() == Level::Two as u64 { Level::Two } else { Level::Three };
+        Some(Harvest::of(Pa::from_page(tree.page()), level))
+    }
 }
 
 /// Frames and tables that no entry leads to any more, but perhaps a TLB's.
@@ -27,7 +47,7 @@ pub(crate) struct Tree {
 pub struct Unlinked<'s> {
     memory: &'s Memory,
     frames: Chain,
-    trees: [Option<Tree>; MAX_TREES],
+    trees: Trees,
     /// All that the trees covered, and what lies between.
     trees_in: Option<IpaRange>,
     flush: FlushSet,
@@ -37,7 +57,7 @@ impl<'s> Unlinked<'s> {
     /// Makes an empty one.
     pub(crate) fn new(memory: &'s Memory) -> Self {
         let flush = FlushSet::new();
-        Self { memory, frames: Chain::new(), trees: [None; MAX_TREES], trees_in: None, flush }
+        Self { memory, frames: Chain::new(), trees: Trees::new(), trees_in: None, flush }
     }
 
     /// Adds the page or block of `order` at `first`, which one entry mapped at `at`.
@@ -61,15 +81,13 @@ impl<'s> Unlinked<'s> {
 
     /// Says whether another tree can be added.
     pub(crate) fn has_room_for_tree(&self) -> bool {
-        self.trees.iter().any(Option::is_none)
+        self.trees.count < MAX_TREES
     }
 
     /// Adds the table at `table` with all below it, which covered `at`.
     pub(crate) fn tree(&mut self, table: Pa, level: Level, at: IpaRange) {
         debug_assert!(self.has_room_for_tree(), "the edit looks before it unlinks a tree");
-        if let Some(place) = self.trees.iter_mut().find(|place| place.is_none()) {
-            *place = Some(Tree { table, level });
-        }
+        self.trees.push(table, level);
         self.flush.add_table(at.clone());
         self.trees_in = Some(match self.trees_in.take() {
             Some(all) => all.start.min(at.start)..all.end.max(at.end),
@@ -103,7 +121,7 @@ impl<'s> Unlinked<'s> {
 pub struct Flushed<'s> {
     memory: &'s Memory,
     frames: Chain,
-    trees: [Option<Tree>; MAX_TREES],
+    trees: Trees,
     harvest: Option<Harvest>,
     removing: &'s Removing,
     /// Whether `removing` was told of trees.
@@ -123,27 +141,30 @@ pub enum Retiring<'s> {
 /// How many entries of detached tables [`Flushed::retire`] reads between two visits of the epoch.
 const STEP: usize = 512;
 
-impl Flushed<'_> {
-    /// Retires it all. Takes as long as there are entries in detached tables;
-    /// see [`Flushed::retire_some`] for a bounded time.
-    pub fn retire(self) -> GracePeriod {
-        let mut left = self;
+impl<'s> Flushed<'s> {
+    /// Retires it all. Takes as long as there are entries in detached tables; see
+    /// [`Flushed::retire_some`] for a bounded time.
+    pub fn retire(mut self) -> GracePeriod {
         loop {
-            match left.retire_some(STEP) {
-                Retiring::More(more) => left = more,
-                Retiring::Done(grace) => return grace,
+            if let Some(grace) = self.step(STEP) {
+                return grace;
             }
         }
     }
-}
 
-impl<'s> Flushed<'s> {
-    /// Retires what was unlinked by itself and what is found in `entries` entries of detached tables.
+    /// Retires what was unlinked by itself, and what is found in `entries` entries of detached tables.
     pub fn retire_some(mut self, entries: usize) -> Retiring<'s> {
+        match self.step(entries) {
+            Some(grace) => Retiring::Done(grace),
+            None => Retiring::More(self),
+        }
+    }
+
+    fn step(&mut self, entries: usize) -> Option<GracePeriod> {
         let memory = self.memory;
         let mut left = entries;
         while left > 0 {
-            let Some(mut harvest) = self.harvest.take().or_else(|| self.next_tree()) else { break };
+            let Some(mut harvest) = self.harvest.take().or_else(|| self.trees.pop()) else { break };
             let (read, more) = harvest.step(left, |first, order| {
                 push(memory, &mut self.frames, first, order);
             });
@@ -151,16 +172,11 @@ impl<'s> Flushed<'s> {
             self.harvest = more.then_some(harvest);
         }
         let grace = memory.retire_chain(core::mem::take(&mut self.frames));
-        if self.harvest.is_some() || self.trees.iter().any(Option::is_some) {
-            return Retiring::More(self);
+        if self.harvest.is_some() || self.trees.count > 0 {
+            return None;
         }
         self.removing.end(self.had_trees);
-        Retiring::Done(grace)
-    }
-
-    fn next_tree(&mut self) -> Option<Harvest> {
-        let tree = self.trees.iter_mut().find_map(Option::take)?;
-        Some(Harvest::of(tree.table, tree.level))
+        Some(grace)
     }
 }
 

@@ -26,7 +26,7 @@ const BALLOONED: u64 = Stage2Attributes::SWFLAG_0.bits() as u64;
 const PENDING: u64 = Stage2Attributes::SWFLAG_1.bits() as u64;
 
 /// The number of descriptors in a table.
-pub const ENTRIES: u64 = 512;
+pub const ENTRIES: usize = 512;
 
 /// The level of a table, and of the descriptors in it. Sluice's stage 2 starts at level 1 (39 bits of IPA).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +72,7 @@ impl Level {
 
     /// Returns which entry of a table of this level covers `ipa`, 0 to 511.
     pub const fn index(self, ipa: Ipa) -> usize {
-        ((ipa.as_u64() >> (PAGE_SHIFT + self.order().get() as u32)) % ENTRIES) as usize
+        ((ipa.as_u64() >> (PAGE_SHIFT + self.order().get() as u32)) % ENTRIES as u64) as usize
     }
 }
 
@@ -149,6 +149,11 @@ pub fn guest_attributes() -> Stage2Attributes {
 /// Returns the attributes in `bits`, as the crate names them.
 pub fn attributes(bits: u64) -> Stage2Attributes {
     Stage2Attributes::from_bits_retain((bits & !ADDRESS) as usize)
+}
+
+/// Makes the descriptor that maps the block of `level` at `first` for a guest.
+pub fn leaf(first: Pa, level: Level) -> u64 {
+    leaf_like(guest_attributes().bits() as u64, first, level)
 }
 
 /// Makes the descriptor that maps the block of `level` at `first` with the attributes of `model`,

@@ -19,7 +19,7 @@ use super::descriptor::{self, ENTRIES, Entry, Level, Mark};
 use super::regime::STOCK;
 use super::space::{Space, Writer};
 use super::walk::{Place, Table};
-use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa};
+use crate::addr::{Frame, Ipa, PAGE_SIZE};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Guard, Ordering};
@@ -36,6 +36,8 @@ pub(super) struct Edit<'s, 'm> {
     unlinked: Unlinked<'s>,
     /// Entries that hold pending tables, and what they will say after the flush.
     pending: [Option<(&'s AtomicU64, u64)>; STOCK],
+    /// The table of pages that [`Edit::find`] came to last, and the block of addresses that it is for.
+    last: Option<(Ipa, Table<'s>)>,
 }
 
 impl<'m> Space<'m> {
@@ -52,7 +54,8 @@ impl<'m> Space<'m> {
     /// Waits for the writer lock, to remove something. Not while this CPU is pinned, as for [`Space::lock_writer`].
     pub(super) fn edit(&self) -> Edit<'_, 'm> {
         let writing = self.lock_writer();
-        Edit { writing, unlinked: Unlinked::new(self.memory), pending: [None; STOCK] }
+        let unlinked = Unlinked::new(self.memory);
+        Edit { writing, unlinked, pending: [None; STOCK], last: None }
     }
 }
 
@@ -78,11 +81,18 @@ impl<'s> Writing<'s, '_> {
         Ok(())
     }
 
-    /// Maps `block` at `ipa`, where nothing is.
-    pub(super) fn map(&mut self, ipa: Ipa, block: Clean) {
-        let order = block.order();
-        let assigned = self.space.memory.assign(block, self.space.guest, ipa);
-        self.writer.map(ipa, assigned.first.pa(), order);
+    /// Maps `block` at `ipa`, where `place` says that nothing is.
+    pub(super) fn map(&mut self, place: &Place<'s>, ipa: Ipa, block: Clean) {
+        let level = Level::of(block.order());
+        let first = self.space.memory.assign(block, self.space.guest, ipa).first.pa();
+        if place.level() == level {
+            // Release: pairs with the acquire of a walk.
+            place.slot.store(descriptor::leaf(first, level), Ordering::Release);
+        } else {
+            self.writer.map(ipa, first, level.order());
+        }
+        // Seen by every table walker before the guest tries again.
+        arch::barrier::dsb_ishst();
     }
 
     /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that is
@@ -96,8 +106,6 @@ impl Drop for Writing<'_, '_> {
     /// Ends the edit: gives back the tables that it did not use.
     fn drop(&mut self) {
         self.writer.stock().clear();
-        // What was mapped must be seen by every table walker before the guest tries again.
-        arch::barrier::dsb_ishst();
         self.space.edits.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -129,6 +137,19 @@ impl<'s, 'm> Edit<'s, 'm> {
         self.unlinked.has_room_for_tree()
     }
 
+    /// Returns the deepest descriptor for `ipa`, without a walk where the page before it was in the same table.
+    pub(super) fn find(&mut self, ipa: Ipa) -> Place<'s> {
+        let region = ipa.align_down(Order::BLOCK_2M.bytes());
+        if let Some((of, table)) = self.last
+            && of == region
+        {
+            return Place::load(table, ipa);
+        }
+        let place = self.root().find(ipa);
+        self.last = (place.level() == Level::Three).then_some((region, place.table));
+        place
+    }
+
     /// Removes all that `place` covers, by one store, leaving `mark`.
     pub(super) fn unlink(&mut self, place: &Place<'s>, ipa: Ipa, mark: Mark) {
         // Release: pairs with the acquire of a walk. What was there stays as it is for those who
@@ -154,11 +175,11 @@ impl<'s, 'm> Edit<'s, 'm> {
         let table = self.writing.writer.stock().take();
         let entry = Entry::Pending(table);
         let parts = place.table.below(entry)?;
-        for index in 0..ENTRIES {
-            let part = Pa::new(first.as_u64() + index * level.order().bytes());
-            let bits = descriptor::leaf_like(place.bits, part, level);
+        let mut bits = descriptor::leaf_like(place.bits, first, level);
+        for part in parts.slots() {
             // Relaxed: the release below publishes them all.
-            parts.slot(index as usize).store(bits, Ordering::Relaxed);
+            part.store(bits, Ordering::Relaxed);
+            bits += level.order().bytes();
         }
         if let Some(frame) = Frame::containing(first) {
             self.writing.space.memory.split_assigned(frame, place.level().order(), level.order());
@@ -170,22 +191,20 @@ impl<'s, 'm> Edit<'s, 'm> {
         Some(parts)
     }
 
-    /// Replaces the table of pages of the 2 MiB around `ipa` by one absent entry, if all its pages are absent for the
-    /// same reason: so the next touch maps a block again. Returns how many entries it looked at.
-    pub(super) fn collapse(&mut self, ipa: Ipa) -> u64 {
+    /// Replaces the table of pages of the 2 MiB around `ipa` by one absent entry, if all its pages are
+    /// absent for the same reason: so the next touch maps a block again. Returns how many entries it
+    /// looked at.
+    pub(super) fn collapse(&mut self, ipa: Ipa) -> usize {
         let place = self.root().find_at(ipa, Level::Two);
-        let Some(table) = place.table.below(place.entry).filter(|t| t.level() == Level::Three)
-        else {
-            return 1;
-        };
+        let Some(table) = place.page_table() else { return 1 };
         let first = table.slot(0).load(Ordering::Relaxed);
         let Entry::Absent(mark) = Entry::decode(first, Level::Three) else { return 1 };
-        let other =
-            (1..ENTRIES).find(|&index| table.slot(index as usize).load(Ordering::Relaxed) != first);
-        if let Some(other) = other {
+        let differs = |slot: &AtomicU64| slot.load(Ordering::Relaxed) != first;
+        if let Some(other) = table.slots().iter().position(differs) {
             return other;
         }
         place.slot.store(mark.bits(), Ordering::Release);
+        self.last = None;
         self.unlinked.empty_table(table.pa(), place.covers(ipa));
         ENTRIES
     }
@@ -194,17 +213,11 @@ impl<'s, 'm> Edit<'s, 'm> {
     /// order. Says whether they were. The block takes its place in [`Edit::finish`].
     pub(super) fn join(&mut self, ipa: Ipa) -> bool {
         let place = self.root().find_at(ipa, Level::Two);
-        let Some(table) = place.table.below(place.entry).filter(|t| t.level() == Level::Three)
-        else {
-            return false;
-        };
+        let Some(table) = place.page_table() else { return false };
         let page = table.slot(0).load(Ordering::Relaxed);
         let Entry::Leaf(first) = Entry::decode(page, Level::Three) else { return false };
-        let in_order = (0..ENTRIES).all(|index| {
-            let part = Pa::new(first.as_u64() + index * PAGE_SIZE);
-            let expected = descriptor::leaf_like(page, part, Level::Three);
-            table.slot(index as usize).load(Ordering::Relaxed) == expected
-        });
+        let mut pages = table.slots().iter().zip((page..).step_by(PAGE_SIZE as usize));
+        let in_order = pages.all(|(slot, expected)| slot.load(Ordering::Relaxed) == expected);
         let Some(frame) = Frame::containing(first) else { return false };
         if !first.is_aligned(Order::BLOCK_2M.bytes()) || !in_order {
             return false;
@@ -221,16 +234,22 @@ impl<'s, 'm> Edit<'s, 'm> {
     /// Flushes what was removed or broken, shows the pending tables to the hardware and ends the
     /// edit. What was removed is left to retire.
     pub(super) fn finish(self) -> Flushed<'s> {
-        let Self { writing, unlinked, pending } = self;
+        let Self { writing, unlinked, pending, last: _ } = self;
         let space = writing.space;
         let flushed = unlinked.flush(space.vttbr(), &space.removing);
+        let mut published = false;
         for (slot, bits) in pending.into_iter().flatten() {
             // A table may have been emptied since, and its place be absent now.
             let now = Entry::decode(slot.load(Ordering::Relaxed), Level::Two);
             if matches!(now, Entry::Pending(_)) {
                 // Release: pairs with the acquire of a walk.
                 slot.store(bits, Ordering::Release);
+                published = true;
             }
+        }
+        if published {
+            // Seen by every table walker before the guest tries again.
+            arch::barrier::dsb_ishst();
         }
         flushed
     }

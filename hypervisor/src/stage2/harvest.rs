@@ -44,7 +44,7 @@ impl Harvest {
             };
             // SAFETY: the tree was detached and belongs to this walk; it is retired only by it.
             let table = unsafe { Table::new(*pa, *level) };
-            if u64::from(*next) == ENTRIES {
+            if usize::from(*next) == ENTRIES {
                 give(table.pa(), Order::PAGE);
                 if let Some(place) = self.path.get_mut(depth) {
                     *place = None;

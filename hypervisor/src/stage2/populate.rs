@@ -84,12 +84,11 @@ impl Space<'_> {
 
     /// Allocates a block of `largest`, or the largest that there is.
     fn allocate(&self, largest: Order) -> Result<Clean, OutOfMemory> {
-        let smaller = [Order::BLOCK_2M, Order::PAGE].into_iter().filter(|&order| order < largest);
-        let mut block = self.memory.allocate(largest);
-        for order in smaller {
-            block = block.or_else(|_| self.memory.allocate(order));
-        }
-        block
+        self.memory.allocate(largest).or_else(|out| {
+            let smaller = [Order::BLOCK_2M, Order::PAGE].into_iter();
+            let mut smaller = smaller.filter(|&order| order < largest);
+            smaller.find_map(|order| self.memory.allocate(order).ok()).ok_or(out)
+        })
     }
 
     /// Maps `block` around `ipa` with at most `tables` new tables, or gives it back.
@@ -99,9 +98,9 @@ impl Space<'_> {
             self.memory.give_back(block);
             return Commit::OutOfMemory(out);
         }
-        let found = writing.root().find(ipa).leaf(ipa);
+        let place = writing.root().find(ipa);
         let order = block.order();
-        let done = match found {
+        let done = match place.leaf(ipa) {
             Ok(_) => Commit::Already,
             Err(absent) if absent.mark == Mark::Ballooned => Commit::Ballooned,
             Err(absent) => match (Level::of(order) as usize).checked_sub(absent.level as usize) {
@@ -110,7 +109,7 @@ impl Space<'_> {
             },
         };
         if matches!(done, Commit::Mapped(_)) {
-            writing.map(ipa.align_down(order.bytes()), block);
+            writing.map(&place, ipa.align_down(order.bytes()), block);
         } else {
             self.memory.give_back(block);
         }

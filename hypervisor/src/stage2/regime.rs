@@ -42,25 +42,32 @@ pub(super) const STOCK: usize = 8;
 /// Where the tables of one guest come from: a stock that is filled before an edit and emptied after it.
 pub(super) struct Tables<'m> {
     memory: &'m Memory,
-    /// Cells, for the crate lends out its translation by shared reference only.
+    /// The first `count` are full. Cells, for the crate lends out its translation by shared
+    /// reference only.
     stock: [Cell<Option<TableFrame>>; STOCK],
+    count: Cell<usize>,
 }
 
 impl<'m> Tables<'m> {
     pub(super) fn new(memory: &'m Memory) -> Self {
-        Self { memory, stock: [const { Cell::new(None) }; STOCK] }
+        Self { memory, stock: [const { Cell::new(None) }; STOCK], count: Cell::new(0) }
     }
 
     /// Puts `frame` in the stock; gives it back where the stock is full.
     pub(super) fn put(&self, frame: TableFrame) {
-        let mut frame = Some(frame);
-        for place in &self.stock {
-            let held = place.take();
-            place.set(if held.is_none() { frame.take() } else { held });
+        match self.stock.get(self.count.get()) {
+            Some(place) => {
+                place.set(Some(frame));
+                self.count.set(self.count.get() + 1);
+            }
+            None => self.memory.give_back_table(frame),
         }
-        if let Some(frame) = frame {
-            self.memory.give_back_table(frame);
-        }
+    }
+
+    fn pop(&self) -> Option<TableFrame> {
+        let last = self.count.get().checked_sub(1)?;
+        self.count.set(last);
+        self.stock.get(last)?.take()
     }
 
     /// Takes a table frame from the stock.
@@ -70,13 +77,12 @@ impl<'m> Tables<'m> {
     /// Panics where an edit needs more tables than it planned, which is a mistake in its plan; a
     /// plan counts what the tables need and nothing that a guest says.
     pub(super) fn take(&self) -> Pa {
-        let frame = self.stock.iter().find_map(Cell::take).expect("an edit reserves its tables");
-        frame.pa()
+        self.pop().expect("an edit reserves its tables").pa()
     }
 
     /// Gives back what an edit did not use.
     pub(super) fn clear(&self) {
-        for frame in self.stock.iter().filter_map(Cell::take) {
+        while let Some(frame) = self.pop() {
             self.memory.give_back_table(frame);
         }
     }

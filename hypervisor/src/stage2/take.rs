@@ -100,7 +100,11 @@ impl<'m> Space<'m> {
         edit.reserve(tables_for_ends(edit.root(), &range, mark))?;
         let root = edit.root();
         let reached = edit.take_in(root, range.clone(), mark);
-        edit.collapse_around(&[range.start, reached]);
+        for end in [range.start, reached] {
+            if !end.is_aligned(Order::BLOCK_2M.bytes()) {
+                edit.collapse(end);
+            }
+        }
         let flushed = edit.finish();
         Ok(Taken { flushed, next: Some(reached).filter(|&reached| reached < range.end) })
     }
@@ -190,15 +194,19 @@ fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
 /// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie within blocks.
 fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
     let for_end = |end: Ipa| {
-        let place = root.find(end);
-        let aligned = end.is_aligned(place.level().order().bytes());
+        // The entry that must be a table, for one below it to begin here.
+        let above = if end.is_aligned(Order::BLOCK_1G.bytes()) {
+            return 0;
+        } else if end.is_aligned(Order::BLOCK_2M.bytes()) {
+            Level::One
+        } else {
+            Level::Two
+        };
+        let place = root.find_at(end, above);
         match place.entry {
+            Entry::Table(_) | Entry::Pending(_) => 0,
             Entry::Absent(now) if now == mark => 0,
-            _ if aligned => 0,
-            _ if end.is_aligned(Order::BLOCK_2M.bytes()) => {
-                Level::Two as usize - place.level() as usize
-            }
-            _ => Level::Three as usize - place.level() as usize,
+            _ => above as usize + 1 - place.level() as usize,
         }
     };
     for_end(range.start) + for_end(range.end)
@@ -234,7 +242,7 @@ impl<'s> Edit<'s, '_> {
 
     /// Marks the page at `ipa` as empty, if it is ballooned.
     fn return_page(&mut self, ipa: Ipa) -> Was {
-        let place = self.root().find(ipa);
+        let place = self.find(ipa);
         match place.entry {
             Entry::Absent(Mark::Ballooned) if place.level() < Level::Three => {
                 self.mark(ipa, Order::PAGE, Mark::Empty);
@@ -285,7 +293,7 @@ impl<'s> Edit<'s, '_> {
     /// Splits blocks until nothing larger than a page maps `ipa`; returns its entry.
     fn split_down_to(&mut self, ipa: Ipa) -> Place<'s> {
         loop {
-            let place = self.root().find(ipa);
+            let place = self.find(ipa);
             let too_large = matches!(place.entry, Entry::Leaf(_)) && place.level() < Level::Three;
             if !too_large || self.split(&place, ipa).is_none() {
                 return place;
@@ -309,7 +317,7 @@ impl<'s> Edit<'s, '_> {
 
 /// How many entries a batch looks at to find tables that have become empty. A guest that names pages
 /// so that more would be needed keeps its tables.
-const MOST_LOOKED_AT: u64 = 4096;
+const MOST_LOOKED_AT: usize = 4096;
 
 /// Returns the order of the largest entry below level 1 that begins where `range` begins and lies within it.
 fn largest_within(range: &IpaRange) -> Order {

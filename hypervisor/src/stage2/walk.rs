@@ -45,13 +45,19 @@ impl<'p> Table<'p> {
         self.level
     }
 
+    /// Returns the descriptors.
+    #[inline]
+    pub(crate) fn slots(self) -> &'p [AtomicU64; ENTRIES] {
+        let table = arch::memory::pointer(self.pa).cast::<[AtomicU64; ENTRIES]>();
+        // SAFETY: a table is 512 aligned words that are only ever accessed atomically while they can
+        // be reached, and the maker of `self` promised that it stays one for `'p`.
+        unsafe { table.as_ref() }
+    }
+
     /// Returns descriptor number `index`, taken modulo 512.
     #[inline]
     pub(crate) fn slot(self, index: usize) -> &'p AtomicU64 {
-        let first = arch::memory::pointer(self.pa).cast::<AtomicU64>();
-        // SAFETY: a table is 512 aligned words that are only ever accessed atomically while they can be
-        // reached, the index is below 512, and the maker of `self` promised that the table stays for `'p`.
-        unsafe { first.add(index % ENTRIES as usize).as_ref() }
+        &self.slots()[index % ENTRIES]
     }
 
     /// Returns the table that `entry`, just loaded from this table, leads to.
@@ -115,6 +121,11 @@ impl<'p> Place<'p> {
 
     pub(crate) const fn level(&self) -> Level {
         self.table.level
+    }
+
+    /// Returns the table that the descriptor leads to, if that is a table of pages.
+    pub(crate) fn page_table(&self) -> Option<Table<'p>> {
+        self.table.below(self.entry).filter(|table| table.level == Level::Three)
     }
 
     /// Returns what the descriptor covers, of which `ipa` is a part.
