@@ -92,6 +92,12 @@ impl Bank {
         self.latch.get() | (self.line.get() & !self.edge.get())
     }
 
+    /// Nothing is pending or active, and so there is nothing to do.
+    #[inline(always)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.latch.get() | self.line.get() | self.active.get() == 0
+    }
+
     /// Pending as GICx_ISPENDR shows it; of a listed interrupt, as last known.
     #[inline(always)]
     pub(super) fn pending(&self) -> u32 {
@@ -176,28 +182,43 @@ impl Bank {
     ///
     /// `merges` allows "active and pending", which is for edges only: a level may fall in between.
     /// Nor is it for a physical interrupt, which cannot be pending as long as it is active.
+    #[inline(always)]
     pub(super) fn lend(&self, mask: u32, groups: Groups, merges: bool) -> (State, bool) {
+        let forwarded = self.forwarded(groups) & mask;
+        let (latch, edge) = (self.latch.get(), self.edge.get());
+        let level = self.line.get() & !edge & forwarded != 0;
+        let waiting = level || latch & forwarded != 0;
         let active = self.active.get() & mask != 0;
-        let waiting = self.waiting() & self.forwarded(groups) & mask != 0;
-        let pending = waiting && (!active || (merges && self.edge.get() & mask != 0));
+        let pending = waiting && (!active || (merges && edge & mask != 0));
         if pending {
-            self.lent.insert(self.latch.get() & mask);
-            self.latch.remove(mask);
+            self.lent.insert(latch & mask);
+            self.latch.set(latch & !mask);
         }
         self.listed.insert(mask);
-        let again = self.waiting() & self.forwarded(groups) & mask != 0;
-        (State { pending, active }, again)
+        (State { pending, active }, if pending { level } else { waiting })
     }
 
     /// Takes an interrupt back from a list register that now says `state`.
+    #[inline(always)]
     pub(super) fn take_back(&self, mask: u32, state: State) {
+        let lent = self.lent.get();
         if state.pending {
-            self.latch.insert(self.lent.get() & mask);
+            self.latch.insert(lent & mask);
         }
-        let kept = if state.active { mask & !self.deactivated.get() } else { 0 };
-        self.active.set((self.active.get() & !mask) | kept | (self.activated.get() & mask));
-        self.lent.remove(mask);
+        self.lent.set(lent & !mask);
         self.listed.remove(mask);
+        let active = self.active.get() & !mask;
+        self.active.set(if state.active { active | mask } else { active });
+        if (self.activated.get() | self.deactivated.get()) & mask != 0 {
+            self.override_back(mask);
+        }
+    }
+
+    /// Lets what was done to a listed interrupt win.
+    #[cold]
+    fn override_back(&self, mask: u32) {
+        self.active.remove(mask & self.deactivated.get());
+        self.active.insert(mask & self.activated.get());
         self.activated.remove(mask);
         self.deactivated.remove(mask);
     }

@@ -1,6 +1,7 @@
 //! From the model into the list registers and back.
 
-use super::bank::Bits;
+use super::bank::{Bank, Bits};
+use super::intid::PRIVATE;
 use super::list::{ListRegister, ListRegisters, MAX_LIST_REGISTERS, hcr, vmcr};
 use super::redistributor::{Held, Listing, Redistributor};
 use super::{Gic, Kick};
@@ -18,21 +19,50 @@ pub struct Synced {
     pub write: usize,
 }
 
+/// What list registers are to hold.
+#[derive(Default)]
+struct Chosen {
+    intids: [u16; MAX_LIST_REGISTERS],
+    /// How many there were, which may be more than were kept.
+    total: usize,
+    /// Something active is left out.
+    left_active: bool,
+    /// Something pending is left out.
+    left_waiting: bool,
+}
+
+impl Chosen {
+    #[inline(always)]
+    fn add(&mut self, intid: u32) {
+        if let Some(place) = self.intids.get_mut(self.total) {
+            *place = intid as u16;
+        }
+        self.total += 1;
+    }
+
+    #[inline(always)]
+    fn intids(&self) -> &[u16] {
+        self.intids.get(..self.total).unwrap_or(&self.intids)
+    }
+}
+
 /// The best candidates for list registers, in order, and how many there were.
 struct Best {
     keys: [u32; MAX_LIST_REGISTERS],
     kept: usize,
+    /// The last of those kept.
+    worst: u32,
     limit: usize,
     total: usize,
 }
 
 /// What a candidate is compared by: whether the guest has its group disabled, then its priority,
 /// then its INTID.
-const DISABLED: u32 = 1 << 24;
-
-const fn key(intid: u32, priority: u8) -> u32 {
-    (priority as u32) << 16 | intid
+fn key(intid: u32, bank: &Bank) -> u32 {
+    u32::from(bank.priority(intid % 32)) << 16 | intid
 }
+
+const DISABLED: u32 = 1 << 24;
 
 const fn intid_of(key: u32) -> u32 {
     key & 0xffff
@@ -44,6 +74,7 @@ impl Best {
         Self {
             keys: [0; MAX_LIST_REGISTERS],
             kept: 0,
+            worst: 0,
             limit: limit.min(MAX_LIST_REGISTERS),
             total: 0,
         }
@@ -52,6 +83,9 @@ impl Best {
     #[inline]
     fn add(&mut self, mut key: u32) {
         self.total += 1;
+        if self.kept == self.limit && self.worst <= key {
+            return;
+        }
         for slot in self.keys.iter_mut().take(self.kept) {
             if key < *slot {
                 core::mem::swap(slot, &mut key);
@@ -63,6 +97,7 @@ impl Best {
             *slot = key;
             self.kept += 1;
         }
+        self.worst = self.first(self.kept).last().copied().unwrap_or(0);
     }
 
     fn first(&self, count: usize) -> &[u32] {
@@ -99,9 +134,7 @@ impl Gic {
         let distributor = &self.distributor;
         let eois = registers.take_eoi_count();
         let mut listing = own.lock();
-        let spis = eois != 0
-            || listing.held().iter().any(|held| held.intid >= 32)
-            || (fill.is_some() && distributor.has_work_for(vcpu));
+        let spis = eois != 0 || listing.spis || (fill.is_some() && distributor.has_work_for(vcpu));
         let spi_lock = spis.then(|| distributor.lock());
         let was_live = listing.live;
         let mut concerned = 0;
@@ -109,8 +142,10 @@ impl Gic {
             concerned |= self.deactivate_unlisted(vcpu, own, eois);
         }
         concerned |= self.take_listed_back(vcpu, own, &listing, registers);
-        own.set_live(&mut listing, 0);
-        distributor.settle(vcpu);
+        if was_live != 0 {
+            own.set_live(&mut listing, 0);
+            distributor.settle(vcpu);
+        }
         match fill {
             Some(count) => {
                 self.fill_empty(vcpu, own, &mut listing, registers, count, spi_lock.is_some());
@@ -143,16 +178,18 @@ impl Gic {
         for (held, register) in listing.held().iter().zip(&registers.lr) {
             let intid = u32::from(held.intid);
             let state = register.state();
-            let Some((word, bank, mask)) = self.interrupt(vcpu, intid) else { continue };
-            bank.take_back(mask, state);
-            let Some(word) = word else {
+            if intid < PRIVATE {
+                let mask = 1 << intid;
+                own.bank.take_back(mask, state);
                 // Hardware has deactivated the physical interrupt only where it could.
                 let done = held.backed && state.is_invalid();
                 if !done && own.backed.get() & mask & !own.physical_wanted() != 0 {
                     own.owe(mask);
                 }
                 continue;
-            };
+            }
+            let Some((word, bank, mask)) = self.distributor.spi(intid) else { continue };
+            bank.take_back(mask, state);
             // The SPI may have been given to another vCPU in the meantime.
             if bank.active.get() & mask == 0
                 && self.distributor.target(word, intid % 32) != Some(vcpu)
@@ -168,7 +205,7 @@ impl Gic {
     #[cold]
     fn deactivate_unlisted(&self, vcpu: usize, own: &Redistributor, count: u32) -> u32 {
         let mut active = Best::new(count as usize);
-        self.add_active(vcpu, own, true, &mut active);
+        self.each_active(vcpu, own, true, |intid, bank| active.add(key(intid, bank)));
         let mut concerned = 0;
         for &key in active.first(count as usize) {
             let intid = intid_of(key);
@@ -183,53 +220,111 @@ impl Gic {
         concerned
     }
 
-    /// Collects what is active on the vCPU and in no list register.
-    fn add_active(&self, vcpu: usize, own: &Redistributor, spis: bool, best: &mut Best) {
+    /// Hands `found` what is active on the vCPU and in no list register.
+    #[inline(always)]
+    fn each_active(
+        &self,
+        vcpu: usize,
+        own: &Redistributor,
+        spis: bool,
+        mut found: impl FnMut(u32, &Bank),
+    ) {
         let private = &own.bank;
         for bit in Bits(private.active.get() & !private.listed.get()) {
-            best.add(key(bit, private.priority(bit)));
+            found(bit, private);
         }
         let banks = if spis { self.distributor.banks() } else { &[] };
         for (word, bank) in banks.iter().enumerate() {
             for bit in Bits(bank.active.get() & !bank.listed.get()) {
                 if self.distributor.holder(word, bit) == Some(vcpu) {
-                    best.add(key((word as u32 + 1) * 32 + bit, bank.priority(bit)));
+                    found(word as u32 * 32 + 32 + bit, bank);
                 }
             }
         }
     }
 
-    /// Collects what waits for the vCPU, whose ICH_VMCR_EL2 has the groups in `enabled` on.
-    fn add_waiting(
+    /// Hands `found` what waits for the vCPU.
+    #[inline(always)]
+    fn each_waiting(
         &self,
         vcpu: usize,
         own: &Redistributor,
         spis: bool,
-        enabled: u64,
-        best: &mut Best,
+        mut found: impl FnMut(u32, &Bank),
     ) {
         let groups = self.distributor.groups();
-        let mut add = |first: u32, bank: &super::Bank, bits: u32| {
-            for bit in Bits(bits) {
-                let group =
-                    if bank.group1.get() & 1 << bit != 0 { vmcr::VENG1 } else { vmcr::VENG0 };
-                let disabled = if enabled & group == 0 { DISABLED } else { 0 };
-                best.add(disabled | key(first + bit, bank.priority(bit)));
-            }
-        };
-        add(0, &own.bank, own.bank.deliverable(groups));
+        for bit in Bits(own.bank.deliverable(groups)) {
+            found(bit, &own.bank);
+        }
         let banks = if spis { self.distributor.banks() } else { &[] };
         for (word, bank) in banks.iter().enumerate() {
-            let bits = bank.deliverable(groups) & self.distributor.routed(vcpu, word);
-            add((word as u32 + 1) * 32, bank, bits);
+            if bank.is_idle() {
+                continue;
+            }
+            for bit in Bits(bank.deliverable(groups) & self.distributor.routed(vcpu, word)) {
+                found(word as u32 * 32 + 32 + bit, bank);
+            }
+        }
+    }
+
+    /// Says what the first `count` list registers are to hold, when all are empty: all that there
+    /// is, if it fits.
+    #[inline(always)]
+    fn choose(
+        &self,
+        vcpu: usize,
+        own: &Redistributor,
+        spis: bool,
+        vmcr: u64,
+        count: usize,
+        chosen: &mut Chosen,
+    ) {
+        self.each_active(vcpu, own, spis, |intid, _| chosen.add(intid));
+        self.each_waiting(vcpu, own, spis, |intid, _| chosen.add(intid));
+        if chosen.total > count {
+            self.choose_best(vcpu, own, spis, vmcr, count, chosen);
+        }
+    }
+
+    /// Chooses where there are more than fit.
+    ///
+    /// What is active comes first, so that the guest's deactivation finds it, and then what is
+    /// pending by priority; but if anything is pending, the best of it gets a list register.
+    #[cold]
+    fn choose_best(
+        &self,
+        vcpu: usize,
+        own: &Redistributor,
+        spis: bool,
+        vmcr: u64,
+        count: usize,
+        chosen: &mut Chosen,
+    ) {
+        let mut active = Best::new(count);
+        let mut waiting = Best::new(count);
+        self.each_active(vcpu, own, spis, |intid, bank| active.add(key(intid, bank)));
+        self.each_waiting(vcpu, own, spis, |intid, bank| {
+            let group1 = bank.group1.get() >> (intid % 32) & 1 != 0;
+            let group = if group1 { vmcr::VENG1 } else { vmcr::VENG0 };
+            let disabled = if vmcr & group == 0 { DISABLED } else { 0 };
+            waiting.add(disabled | key(intid, bank));
+        });
+        let reserved = usize::from(waiting.total != 0);
+        let first = active.first(count.saturating_sub(reserved));
+        let second = waiting.first(count - first.len());
+        *chosen = Chosen {
+            left_active: active.total > first.len(),
+            left_waiting: waiting.total > second.len(),
+            ..Chosen::default()
+        };
+        for &key in first.iter().chain(second) {
+            chosen.add(intid_of(key));
         }
     }
 
     /// Fills list registers, all of which are empty. Needs the vCPU's lock, and for SPIs the
     /// distributor's.
-    ///
-    /// What is active comes first, so that the guest's deactivation finds it, and then what is
-    /// pending by priority; but if anything is pending, the best of it gets a list register.
+    #[inline(always)]
     fn fill_empty(
         &self,
         vcpu: usize,
@@ -240,67 +335,70 @@ impl Gic {
         spis: bool,
     ) {
         let count = count.min(MAX_LIST_REGISTERS);
-        let mut active = Best::new(count);
-        let mut waiting = Best::new(count);
-        self.add_active(vcpu, own, spis, &mut active);
-        self.add_waiting(vcpu, own, spis, registers.vmcr, &mut waiting);
-
-        let reserved = usize::from(waiting.total != 0);
-        let first = active.first(count.saturating_sub(reserved));
-        let second = waiting.first(count - first.len());
-        let left_active = active.total > first.len();
-        let left_waiting = waiting.total > second.len();
+        let mut chosen = Chosen::default();
+        self.choose(vcpu, own, spis, registers.vmcr, count, &mut chosen);
         let slots = listing.held.iter_mut().zip(&mut registers.lr);
-        let keys = first.iter().chain(second);
-        let mut live = 0;
-        for ((held, register), &key) in slots.zip(keys) {
-            let intid = intid_of(key);
-            *held = Held { intid: intid as u16, backed: false };
-            *register = self.list(vcpu, own, held, left_waiting);
-            live += 1;
+        let mut highest = 0;
+        for ((held, register), &intid) in slots.zip(chosen.intids()) {
+            highest = highest.max(intid);
+            *held = Held { intid, backed: false };
+            *register = if u32::from(intid) < PRIVATE {
+                self.list_private(own, held, chosen.left_waiting)
+            } else {
+                self.list_spi(vcpu, u32::from(intid), chosen.left_waiting)
+            };
         }
-        own.set_live(listing, live);
-        registers.hcr = control(registers.vmcr, left_active, left_waiting);
+        listing.spis = u32::from(highest) >= PRIVATE;
+        own.set_live(listing, chosen.intids().len());
+        registers.hcr = control(registers.vmcr, chosen.left_active, chosen.left_waiting);
     }
 
-    /// Puts one interrupt into a list register; `left_waiting` says that others found no room, so
+    /// Puts an SGI or PPI into a list register; `left_waiting` says that others found no room, so
     /// that hardware is to tell when nothing in the list registers is pending any more. Then none
     /// is made "active and pending": that would count as pending though it cannot be acknowledged.
-    #[inline]
-    fn list(
+    #[inline(always)]
+    fn list_private(
         &self,
-        vcpu: usize,
         own: &Redistributor,
         held: &mut Held,
         left_waiting: bool,
     ) -> ListRegister {
         let intid = u32::from(held.intid);
-        let Some((word, bank, mask)) = self.interrupt(vcpu, intid) else {
-            return ListRegister::default();
-        };
-        let physical = if word.is_none() { own.physical(intid) } else { None };
-        let merges = match word {
-            // A second interrupt of an SPI that goes elsewhere by now is that vCPU's.
-            Some(word) => {
-                self.distributor.set_holder(word, intid % 32, vcpu);
-                self.distributor.target(word, intid % 32) == Some(vcpu)
-            }
-            None => physical.is_none(),
-        };
-        let groups = self.distributor.groups();
-        let (state, again) = bank.lend(mask, groups, merges && !left_waiting);
+        let mask = 1u32.checked_shl(intid).unwrap_or(0);
+        let bank = &own.bank;
+        let backed = own.backed.get() & mask != 0;
+        let merges = !backed && !left_waiting;
+        let (state, again) = bank.lend(mask, self.distributor.groups(), merges);
         let group1 = bank.group1.get() & mask != 0;
-        let register = ListRegister::of(intid, bank.priority(intid % 32), group1, state);
-        match physical {
-            // The maintenance interrupt and the physical deactivation share their bits: if the
-            // former is needed, the fold sees to the latter.
-            Some(physical) if !again => {
+        let register = ListRegister::of(intid, bank.priority(intid), group1, state);
+        // The maintenance interrupt and the physical deactivation share their bits: if the former
+        // is needed, the fold sees to the latter.
+        match own.physical(intid) {
+            _ if again => register.notifying(),
+            Some(physical) => {
                 held.backed = true;
                 register.backed_by(physical)
             }
-            _ if again => register.notifying(),
-            _ => register,
+            None => register,
         }
+    }
+
+    /// Puts an SPI into a list register; `left_waiting` as in `list_private`. Needs the
+    /// distributor's lock.
+    #[inline]
+    fn list_spi(&self, vcpu: usize, intid: u32, left_waiting: bool) -> ListRegister {
+        let distributor = &self.distributor;
+        let Some((word, bank, mask)) = distributor.spi(intid) else {
+            return ListRegister::default();
+        };
+        let bit = intid % 32;
+        distributor.set_holder(word, bit, vcpu);
+        // A second interrupt of an SPI that goes elsewhere by now is that vCPU's.
+        let merges = !left_waiting && distributor.target(word, bit) == Some(vcpu);
+        let (state, again) = bank.lend(mask, distributor.groups(), merges);
+        let group1 = bank.group1.get() & mask != 0;
+        let register = ListRegister::of(intid, bank.priority(bit), group1, state);
+        if again { register.notifying() } else { register }
     }
 }
 

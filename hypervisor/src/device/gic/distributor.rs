@@ -184,7 +184,7 @@ impl Distributor {
     #[inline(always)]
     pub(super) fn has_work_for(&self, vcpu: usize) -> bool {
         let groups = self.groups();
-        self.banks().iter().enumerate().any(|(word, bank)| {
+        self.banks().iter().enumerate().filter(|(_, bank)| !bank.is_idle()).any(|(word, bank)| {
             let unlisted = bank.active.get() & !bank.listed.get();
             (bank.deliverable(groups) & self.routed(vcpu, word)) | unlisted != 0
         })
@@ -193,7 +193,7 @@ impl Distributor {
     /// Whether an SPI waits for `vcpu`: without the lock.
     pub(super) fn is_pending_for(&self, vcpu: usize) -> bool {
         let groups = self.groups();
-        let mut banks = self.banks().iter().enumerate();
+        let mut banks = self.banks().iter().enumerate().filter(|(_, bank)| !bank.is_idle());
         banks.any(|(word, bank)| bank.deliverable(groups) & self.routed(vcpu, word) != 0)
     }
 

@@ -18,6 +18,8 @@ const ASLEEP: u32 = 0b110;
 pub(super) struct Listing {
     pub(super) held: [Held; MAX_LIST_REGISTERS],
     pub(super) live: usize,
+    /// There are SPIs among it.
+    pub(super) spis: bool,
 }
 
 /// What one list register was filled with.

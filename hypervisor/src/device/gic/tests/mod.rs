@@ -8,4 +8,5 @@ mod power;
 mod reference;
 mod registers;
 mod routing;
+mod steps;
 mod threads;
