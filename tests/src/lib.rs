@@ -11,4 +11,5 @@ pub mod failure;
 pub mod flat_image;
 pub mod initramfs;
 pub mod machine;
+pub mod monitor;
 pub mod shell;

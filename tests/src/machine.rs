@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Plan {
     cpu: String,
     cpus: u32,
     memory: String,
-    kernel: PathBuf,
+    kernel: Option<PathBuf>,
     initrd: Initrd,
     append: String,
     hypervisor: bool,
@@ -67,7 +67,7 @@ impl Plan {
             cpu: "cortex-a72".into(),
             cpus: 2,
             memory: "2G".into(),
-            kernel: artefacts::image(image)?,
+            kernel: Some(artefacts::image(image)?),
             initrd: Initrd::Bundle(bundle(guests)?),
             append: String::new(),
             hypervisor: true,
@@ -84,7 +84,7 @@ impl Plan {
     pub fn bare(name: &str, guest: &Guest) -> Outcome<Self> {
         let initrd = guest.initrd.clone().map_or(Initrd::None, Initrd::File);
         Ok(Self {
-            kernel: guest.kernel.clone(),
+            kernel: Some(guest.kernel.clone()),
             initrd,
             append: guest.command_line.clone(),
             cpus: guest.vcpus,
@@ -159,6 +159,17 @@ impl Plan {
         self
     }
 
+    /// Has no kernel started, and this file put into memory instead; execution begins at it
+    /// if `starts`, with nothing in the registers, and the device tree at the start of memory.
+    #[must_use]
+    pub fn load(mut self, file: &Path, address: u64, starts: bool) -> Self {
+        let start = if starts { ",cpu-num=0" } else { "" };
+        self.kernel = None;
+        self.initrd = Initrd::None;
+        self.option("-device")
+            .option(format!("loader,file={},addr={address:#x},force-raw=on{start}", file.display()))
+    }
+
     /// Has the emulator count instructions instead of time, the same on every host.
     #[must_use]
     pub fn counting(self) -> Self {
@@ -211,10 +222,10 @@ impl Machine {
             .args(["-smp", &plan.cpus.to_string()])
             .args(["-m", &plan.memory])
             .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"])
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .arg("-kernel")
-            .arg(&plan.kernel)
-            .args(["-append", &plan.append]);
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        if let Some(kernel) = &plan.kernel {
+            command.arg("-kernel").arg(kernel).args(["-append", &plan.append]);
+        }
         match &plan.initrd {
             Initrd::None => {}
             Initrd::File(path) => {
@@ -318,10 +329,7 @@ impl Machine {
         }
     }
 
-    /// The time that the emulator has used on the host's CPUs.
-    ///
-    /// # Errors
-    /// The machine has ended.
+    /// The emulator's process.
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }
