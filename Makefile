@@ -118,7 +118,7 @@ test: $(IMAGES) $(INITRAMFS)
 	cargo test --locked --package sluice --features no-grace
 	cargo test --locked --package sluice --features no-tlbi
 	RUSTFLAGS="--cfg loom" cargo test --locked --release --package sluice --lib --target-dir target/loom model
-	cargo test --locked --package sluice-tests
+	cargo test --locked --package sluice-tests --no-fail-fast
 
 check:
 	cargo fmt --all --check

@@ -48,6 +48,18 @@ impl Owners {
         self.tables.values().sum()
     }
 
+    /// What has an owner, or is known to have none: at rest, all there is.
+    pub fn accounted(&self) -> u64 {
+        let guests: u64 = self.guests.values().sum();
+        self.free
+            + self.retired
+            + self.hypervisor
+            + self.bundle
+            + self.in_hand
+            + guests
+            + self.all_tables()
+    }
+
     fn read(answer: &Value) -> Outcome<Self> {
         let mut owners = Self { total: number(answer, "total")?, free: 0, ..Self::default() };
         for row in rows(answer, "owners")? {

@@ -51,7 +51,7 @@ fn fifty_times_to_half_and_back_under_load() -> Outcome {
     // All that the guest had is free again, to the frame.
     let after = machine.owners_at_rest()?;
     ensure!(after.guest("linux") == 0, "it is off and owns {} bytes", after.guest("linux"));
-    ensure!(after.free + after.hypervisor + after.bundle == after.total, "lost: {after:?}");
+    ensure!(after.accounted() == after.total, "lost: {after:?}");
     Ok(())
 }
 
