@@ -17,7 +17,7 @@
 //! | when | what to call |
 //! |---|---|
 //! | before each guest entry | `if is_dirty { sync }`, with the `live` list registers copied |
-//! | maintenance interrupt | [`Gic::mark_dirty`] |
+//! | maintenance interrupt | ICH_HCR_EL2.En off, or it stays asserted; [`Gic::mark_dirty`] |
 //! | WFI, or the CPU takes another vCPU | [`Gic::fold`], then [`Gic::pending_for`] |
 //! | trapped read, [`Place::shows_live_state`] | [`Gic::fold`], kick [`Gic::refresh`], then `read` |
 //! | trapped write of ICC_DIR_EL1 | [`Gic::deactivate`] |
@@ -38,6 +38,7 @@
 //! buffering: without either fence both may see the old value).
 
 mod bank;
+mod choice;
 mod delivery;
 mod distributor;
 mod inject;
