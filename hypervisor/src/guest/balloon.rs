@@ -118,18 +118,13 @@ impl BalloonBackend for Hands {
     fn release_all(&mut self) -> Progress {
         let ram = self.0.ram();
         let start = Ipa::new(self.0.release_from.load(Ordering::Relaxed)).max(ram.start);
-        let mut pages = [Ipa::new(0); BATCH];
-        for (page, ipa) in pages.iter_mut().enumerate() {
-            *ipa = Ipa::new(start.as_u64() + page as u64 * Order::PAGE.bytes());
-        }
-        let end = Ipa::new(start.as_u64() + BATCH as u64 * Order::PAGE.bytes()).min(ram.end);
-        let count = pages.partition_point(|page| *page < end);
-        let batch = pages.get(..count).unwrap_or(&[]);
-        if let Ok((_, flushed)) = self.0.space.return_pages(batch) {
-            flushed.retire();
-        }
+        let returned = self.0.space.return_range(start..ram.end);
+        let next = returned.ok().and_then(|returned| {
+            returned.flushed.retire();
+            returned.next
+        });
         let (next, progress) =
-            if end < ram.end { (end, Progress::MoreWork) } else { (ram.start, Progress::Done) };
+            next.map_or((ram.start, Progress::Done), |next| (next, Progress::MoreWork));
         self.0.release_from.store(next.as_u64(), Ordering::Relaxed);
         progress
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Space`] is one guest's. Reading it ([`Space::translate`], [`Space::read`], [`Space::dump`], the
 //! audit) takes no lock, see `walk.rs`; changing it ([`Space::populate`], [`Space::take_pages`],
-//! [`Space::take_range`], [`Space::return_pages`], [`Space::coalesce`]) follows one protocol, see
+//! [`Space::take_range`], [`Space::return_pages`], [`Space::return_range`], [`Space::coalesce`]) follows one protocol, see
 //! `edit.rs`. What left the tables is on its way to being free as a typed value, see
 //! [`crate::mem::Flushed`].
 
@@ -11,6 +11,7 @@ mod descriptor;
 mod dump;
 mod edit;
 mod flush;
+mod give_back;
 mod guest_memory;
 mod harvest;
 mod populate;

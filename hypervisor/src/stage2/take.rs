@@ -38,12 +38,12 @@ impl From<OutOfMemory> for TakeError {
     }
 }
 
-/// How far [`Space::take_range`] got.
+/// How far [`Space::take_range`] or [`Space::return_range`] got.
 #[must_use]
 pub struct Taken<'s> {
     /// What was taken; to be retired.
     pub flushed: Flushed<'s>,
-    /// Where the next call goes on; `None` where all of the range is taken.
+    /// Where the next call goes on; `None` where all of the range is done.
     pub next: Option<Ipa>,
 }
 
@@ -64,25 +64,6 @@ impl<'m> Space<'m> {
                 Was::Mapped => pages_done.taken += 1,
                 Was::Empty => pages_done.marked += 1,
                 Was::Ballooned => pages_done.repeated += 1,
-            }
-        }
-        edit.collapse_around(batch);
-        Ok((pages_done, edit.finish()))
-    }
-
-    /// Gives back the right to the pages at `pages`, in any order: what was ballooned is empty, and
-    /// populated by the next touch. Pages that are not ballooned are left alone and counted as
-    /// repeated; ends early as [`Space::take_pages`] does. On an error nothing has changed.
-    pub fn return_pages(&self, pages: &[Ipa]) -> Result<(Pages, Flushed<'_>), TakeError> {
-        let mut edit = self.edit();
-        let plan = self.plan(edit.root(), pages, Mark::Empty);
-        edit.reserve(plan.tables)?;
-        let mut pages_done = Pages { done: plan.pages, ..Pages::default() };
-        let batch = pages.get(..plan.pages).unwrap_or(pages);
-        for page in self.in_ram(batch, &mut pages_done.outside) {
-            match edit.return_page(page) {
-                Was::Ballooned => pages_done.marked += 1,
-                Was::Empty | Was::Mapped => pages_done.repeated += 1,
             }
         }
         edit.collapse_around(batch);
@@ -137,7 +118,7 @@ impl<'m> Space<'m> {
         start..above.unwrap_or(range.end)
     }
 
-    fn check(&self, range: &IpaRange) -> Result<(), TakeError> {
+    pub(super) fn check(&self, range: &IpaRange) -> Result<(), TakeError> {
         let page = Order::PAGE.bytes();
         let whole = range.start.is_aligned(page) && range.end.is_aligned(page);
         let inside = self.ram.start <= range.start && range.end <= self.ram.end;
@@ -145,7 +126,7 @@ impl<'m> Space<'m> {
     }
 
     /// Returns the pages of `pages` that are RAM, by their first byte, and counts the others.
-    fn in_ram(&self, pages: &[Ipa], outside: &mut usize) -> impl Iterator<Item = Ipa> {
+    pub(super) fn in_ram(&self, pages: &[Ipa], outside: &mut usize) -> impl Iterator<Item = Ipa> {
         let ram = self.ram.clone();
         pages.iter().map(|page| page.align_down(Order::PAGE.bytes())).filter(move |page| {
             let inside = ram.contains(page);
@@ -155,7 +136,7 @@ impl<'m> Space<'m> {
     }
 
     /// Plans a batch that leaves `mark`: how many of `pages` can be dealt with, and how many tables that takes at most.
-    fn plan(&self, root: Table<'_>, pages: &[Ipa], mark: Mark) -> Plan {
+    pub(super) fn plan(&self, root: Table<'_>, pages: &[Ipa], mark: Mark) -> Plan {
         let mut tables = 0;
         let mut before = None;
         for (index, &page) in pages.iter().enumerate() {
@@ -175,9 +156,9 @@ impl<'m> Space<'m> {
     }
 }
 
-struct Plan {
-    pages: usize,
-    tables: usize,
+pub(super) struct Plan {
+    pub(super) pages: usize,
+    pub(super) tables: usize,
 }
 
 /// Returns how many tables it takes to write `mark` for the page at `ipa` alone.
@@ -192,7 +173,7 @@ fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
 }
 
 /// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie within blocks.
-fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
+pub(super) fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
     let for_end = |end: Ipa| {
         // The entry that must be a table, for one below it to begin here.
         let above = if end.is_aligned(Order::BLOCK_1G.bytes()) {
@@ -213,7 +194,7 @@ fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
 }
 
 /// What a page was before it was taken or returned.
-enum Was {
+pub(super) enum Was {
     Mapped,
     Empty,
     Ballooned,
@@ -237,23 +218,6 @@ impl<'s> Edit<'s, '_> {
                 self.unlink(&place, ipa, Mark::Ballooned);
                 Was::Mapped
             }
-        }
-    }
-
-    /// Marks the page at `ipa` as empty, if it is ballooned.
-    fn return_page(&mut self, ipa: Ipa) -> Was {
-        let place = self.find(ipa);
-        match place.entry {
-            Entry::Absent(Mark::Ballooned) if place.level() < Level::Three => {
-                self.mark(ipa, Order::PAGE, Mark::Empty);
-                Was::Ballooned
-            }
-            Entry::Absent(Mark::Ballooned) => {
-                self.unlink(&place, ipa, Mark::Empty);
-                Was::Ballooned
-            }
-            Entry::Absent(Mark::Empty) => Was::Empty,
-            _ => Was::Mapped,
         }
     }
 
@@ -302,7 +266,7 @@ impl<'s> Edit<'s, '_> {
     }
 
     /// Collapses the tables of `pages`, as far as a bounded look at them tells.
-    fn collapse_around(&mut self, pages: &[Ipa]) {
+    pub(super) fn collapse_around(&mut self, pages: &[Ipa]) {
         let mut before = None;
         let mut left = MOST_LOOKED_AT;
         for page in pages {
@@ -317,10 +281,10 @@ impl<'s> Edit<'s, '_> {
 
 /// How many entries a batch looks at to find tables that have become empty. A guest that names pages
 /// so that more would be needed keeps its tables.
-const MOST_LOOKED_AT: usize = 4096;
+pub(super) const MOST_LOOKED_AT: usize = 4096;
 
 /// Returns the order of the largest entry below level 1 that begins where `range` begins and lies within it.
-fn largest_within(range: &IpaRange) -> Order {
+pub(super) fn largest_within(range: &IpaRange) -> Order {
     let block = Order::BLOCK_2M;
     let end = range.start.checked_add(block.bytes());
     let fits = range.start.is_aligned(block.bytes()) && end.is_some_and(|end| end <= range.end);

@@ -44,6 +44,7 @@ enum Op {
     TakeRange(u64, u64, Mark),
     ReturnPages(Vec<u64>),
     ReturnRegion(u64),
+    ReturnRange(u64, u64),
     Coalesce(u64),
     Clear,
     /// The guest uses an address, so that it is in the TLBs.
@@ -82,6 +83,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(a, b, mark)| Op::TakeRange(a.min(b), a.max(b), mark)),
         3 => pages().prop_map(Op::ReturnPages),
         2 => (0..REGIONS.len()).prop_map(|region| Op::ReturnRegion(REGIONS[region])),
+        2 => (boundary(), boundary()).prop_map(|(a, b)| Op::ReturnRange(a.min(b), a.max(b))),
         1 => page().prop_map(Op::Coalesce),
         1 => Just(Op::Clear),
         4 => page().prop_map(Op::Access),
@@ -172,6 +174,7 @@ impl Test {
             Op::TakeRange(start, end, mark) => self.take_range(*start, *end, *mark),
             Op::ReturnPages(pages) => self.return_pages(pages),
             Op::ReturnRegion(region) => self.return_pages(&region_pages(*region)),
+            Op::ReturnRange(start, end) => self.return_range(*start, *end),
             Op::Coalesce(page) => {
                 if let Some(flushed) = self.space.coalesce(at(*page)) {
                     flushed.retire();
@@ -313,6 +316,31 @@ impl Test {
             self.mark(at(page), mark);
         }
         Ok(())
+    }
+
+    fn return_range(&mut self, start: u64, end: u64) -> Result<(), ()> {
+        let mut range = at(start)..at(end);
+        loop {
+            let returned = match self.space.return_range(range.clone()) {
+                Ok(returned) => returned,
+                Err(error) => {
+                    assert_eq!(error, TakeError::OutOfMemory);
+                    return if range.start == at(start) { Err(()) } else { Ok(()) };
+                }
+            };
+            let next = returned.next;
+            let _ = returned.flushed.retire();
+            for page in all_pages() {
+                let done = range.start <= at(page) && at(page) < next.unwrap_or(range.end);
+                if done && self.model[&page] == Page::Absent(Mark::Ballooned) {
+                    self.mark(at(page), Mark::Empty);
+                }
+            }
+            match next {
+                Some(next) => range.start = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     fn mark(&mut self, page: Ipa, mark: Mark) -> Page {
