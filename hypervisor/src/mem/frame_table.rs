@@ -328,7 +328,9 @@ impl FrameTable {
         Cover { head: frame, order: Order::PAGE, owner: Owner::Offline, ipa: None }
     }
 
-    /// Goes over all blocks, by ascending address. What is offline is left out.
+    /// Goes over all blocks, by ascending address, without a lock. What is offline is left out.
+    /// Each block that it gives was one at some moment since it began; none is left out or given
+    /// twice.
     pub fn iter(&self) -> Covers<'_> {
         Covers { regions: &self.regions, next: 0 }
     }

@@ -17,8 +17,10 @@ use crate::sync::Ordering;
 /// The most that is zeroed in one step: 128 KiB, order 5. With its cleaning to the point of coherency
 /// this is about 12,000 instructions, well below the longest stretch that EL2 allows itself.
 const STEP: u8 = 5;
-/// How many steps an allocation makes at most to bring a large enough block together.
-const EFFORT: usize = 64;
+/// How many steps an allocation makes at most to bring together a block that a fault may ask for.
+const EFFORT: usize = 16;
+/// The same for a larger block, which only boot and the monitor ask for.
+const LARGE_EFFORT: usize = 128;
 
 impl Memory {
     /// Makes one bounded step of what is to be done in the background: ends grace periods, recycles
@@ -56,7 +58,8 @@ impl Memory {
     /// smaller ones if need be, as far as a bounded effort goes.
     #[cold]
     pub(super) fn allocate_dirty(&self, order: Order) -> Result<Clean, OutOfMemory> {
-        for _ in 0..EFFORT {
+        let effort = if order > Order::BLOCK_2M { LARGE_EFFORT } else { EFFORT };
+        for _ in 0..effort {
             let dirty = self.free.lock().take(&self.table, order, Content::Dirty);
             if let Some(first) = dirty {
                 zero(first, order);

@@ -14,7 +14,8 @@ use core::ptr::NonNull;
 
 /// The pool grows when it has fewer frames than this: enough for mapping the growth itself.
 const RESERVE: u64 = 16;
-/// The pool grows by 2 MiB where this many frames (64 MiB) are free, else by 64 KiB.
+/// The pool grows by 2 MiB where this many frames (64 MiB) are free and 2 MiB are ready, else by
+/// 64 KiB.
 const PLENTY: u64 = (64 << 20) / PAGE_SIZE;
 /// 64 KiB.
 const SMALL_GROWTH: u8 = 4;
@@ -181,8 +182,12 @@ impl Memory {
             let free = self.free.lock();
             free.clean_frames() + free.dirty_frames() >= PLENTY
         };
-        let most = if plenty { Order::BLOCK_2M.get() } else { SMALL_GROWTH };
-        let block = (0..=most).rev().filter_map(Order::new).find_map(|o| self.allocate_any(o).ok());
+        // 2 MiB only if they are zeroed: a guest may be waiting for a table.
+        let large = if plenty { self.take_ready(Order::BLOCK_2M).ok() } else { None };
+        let block = large.or_else(|| {
+            let orders = (0..=SMALL_GROWTH).rev().filter_map(Order::new);
+            orders.into_iter().find_map(|order| self.allocate_any(order).ok())
+        });
         let grown = block.is_some();
         if let Some(block) = block {
             let (first, order) = (block.first(), block.order());

@@ -163,7 +163,7 @@ fn small_dirty_pieces_are_zeroed_by_an_allocation_that_needs_them_as_one() {
     memory.quiesce(memory.retire_chain(kept));
     let counts = memory.counts();
     assert_eq!((counts.clean, counts.dirty), (256, 256), "alternating");
-    for _ in 0..8 {
+    for _ in 0..32 {
         if let Ok(block) = memory.allocate(Order::BLOCK_2M) {
             return memory.give_back(block);
         }

@@ -74,22 +74,43 @@ fn a_pin_holds_up_the_grace_period_and_dropping_it_ends_that() {
 #[test]
 fn what_is_retired_is_recycled_in_the_order_of_retirement_over_many_epochs() {
     let memory = memory(16 * MIB);
-    let mut graces = Vec::new();
-    for index in 0..20 {
-        let block = memory.allocate(Order::PAGE).expect("there is enough");
-        let given = memory.assign(block, guest(index % 2), Ipa::from_page(index as u64));
+    let page = |_| memory.allocate(Order::PAGE).expect("there is enough");
+    // All at the beginning, so that none comes round.
+    let mut pages = (0..32 * 5).map(page).collect::<Vec<_>>().into_iter();
+    let mut retired = Vec::new();
+    let check = |retired: &[(GracePeriod, Vec<Frame>)]| {
+        for (grace, frames) in retired.iter().filter(|(grace, _)| memory.is_over(*grace)) {
+            for &frame in frames {
+                let owner = memory.frames().owner_of(frame).owner;
+                assert_eq!(owner, Owner::Free, "{grace:?} is said to be over");
+            }
+        }
+    };
+    for index in 0..32 {
         let mut chain = Chain::new();
-        chain.push(memory.frames(), given.first, given.order);
-        graces.push(memory.retire_chain(chain));
-        // Three advances, so that each retirement finds the bag that it needs in use.
-        for _ in 0..index % 4 {
+        let mut frames = Vec::new();
+        for block in pages.by_ref().take(5) {
+            let given = memory.assign(block, guest(index % 2), Ipa::new(0));
+            chain.push(memory.frames(), given.first, given.order);
+            frames.push(given.first);
+        }
+        retired.push((memory.retire_chain(chain), frames));
+        // Up to three advances, so that a retirement may find the bag that it needs in use, and two
+        // bags may expire at once.
+        for _ in 0..index * 7 % 4 {
             assert!(memory.epoch().try_advance());
         }
+        if index % 3 == 0 {
+            memory.recycle();
+        }
+        check(&retired);
     }
-    memory.quiesce(graces[9]);
-    assert!(graces[..=9].iter().all(|&grace| memory.is_over(grace)));
-    settle(memory);
-    assert!(graces.iter().all(|&grace| memory.is_over(grace)));
+    memory.quiesce(retired[9].0);
+    assert!(retired[..=9].iter().all(|&(grace, _)| memory.is_over(grace)));
+    while memory.recycle() > 0 || memory.epoch().try_advance() && memory.counts().retired > 0 {
+        check(&retired);
+    }
+    assert!(retired.iter().all(|&(grace, _)| memory.is_over(grace)));
     assert_eq!((memory.counts().retired, memory.counts().in_hand()), (0, 0));
 }
 
