@@ -6,12 +6,13 @@ use crate::arch::gic::{self, Redistributor};
 use crate::arch::{Features, memory, time, uart};
 use crate::device::gic::intid;
 use crate::guest::bundle::Bundle;
+use crate::guest::seed::Seeds;
 use crate::guest::{Guest, manifest};
 use crate::mem::{GuestId, MAX_GUESTS, Memory};
 use crate::stage2::VmidPool;
 use crate::{console, control};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sluice_platform::Machine;
 use spin::Once;
 
@@ -27,7 +28,7 @@ pub struct System {
     list_registers: usize,
     /// Says that the machine is to go on when all guests are off.
     stay: bool,
-    entropy: AtomicU64,
+    seeds: Seeds,
     all_off: AtomicBool,
 }
 
@@ -52,6 +53,7 @@ impl System {
     /// Makes the system.
     pub fn init(machine: Machine, memory: Memory) -> &'static Self {
         let stay = argument(&machine.arguments, "when-off") == Some("stay");
+        let seeds = Seeds::new(machine.seed, time::now());
         SYSTEM.call_once(|| Self {
             machine,
             memory,
@@ -62,7 +64,7 @@ impl System {
             cpus: AtomicUsize::new(1),
             list_registers: gic::list_registers(),
             stay,
-            entropy: AtomicU64::new(0),
+            seeds,
             all_off: AtomicBool::new(false),
         })
     }
@@ -153,7 +155,8 @@ impl System {
                 return log::error!("guest {name}: there are too many guests");
             };
             let held = config.held;
-            match Guest::new(id, config, &self.memory, vmid, self.cpus()) {
+            let random = self.seeds.are_random();
+            match Guest::new(id, config, &self.memory, vmid, self.cpus(), random) {
                 Ok(guest) => {
                     let guest: &'static Guest = Box::leak(guest);
                     for vcpu in 0..guest.vcpus.len() {
@@ -166,7 +169,7 @@ impl System {
                     if index == 0 {
                         console::show_guest(guest);
                     }
-                    if !held && let Err(error) = guest.start(self, self.entropy()) {
+                    if !held && let Err(error) = guest.start(self, &self.seeds.draw()) {
                         log::error!("guest {name}: {error}");
                     }
                 }
@@ -175,13 +178,9 @@ impl System {
         }
     }
 
-    /// Returns numbers that a guest cannot guess well: from the counter, stirred.
-    pub fn entropy(&self) -> u64 {
-        // splitmix64's finalizer over a sequence that the time perturbs.
-        let mut z = self.entropy.fetch_add(0x9e37_79b9_7f4a_7c15 ^ time::now(), Ordering::Relaxed);
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+    /// Returns what gives out random numbers to guests.
+    pub fn seeds(&self) -> &Seeds {
+        &self.seeds
     }
 
     /// Notes that a guest went off. When none is on, the machine ends, unless it is to stay.

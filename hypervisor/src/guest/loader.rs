@@ -1,11 +1,10 @@
 //! Puts a guest's images into its memory.
 
 use super::image::DEVICE_TREE_MAX;
-use super::layout;
-use super::machine_tree::{self, Description};
+use super::machine_tree::{Description, MachineTree};
 use super::manifest::GuestConfig;
+use super::seed::Seed;
 use crate::addr::{BLOCK_2M, Ipa};
-use crate::mem::GuestId;
 use core::fmt;
 
 /// What the first vCPU starts with (Documentation/arch/arm64/booting.rst in Linux): the MMU off, at
@@ -50,48 +49,49 @@ impl<E: fmt::Debug> fmt::Display for LoadError<E> {
     }
 }
 
-/// Writes kernel, initrd and device tree of guest `id` through `write`, which gets parts that do
-/// not cross a 2 MiB boundary, in ascending order within each image.
+/// Describes the machine of a guest of `config` to it. `random`: there will be seeds for its
+/// generator.
+pub fn describe(config: &GuestConfig<'_>, random: bool) -> MachineTree {
+    MachineTree::new(&Description {
+        vcpus: config.vcpus,
+        memory: config.memory,
+        command_line: &config.command_line,
+        initrd: config.placement.initrd.clone(),
+        random,
+    })
+}
+
+/// Writes a guest's kernel, initrd and device tree through `write`, which gets parts that do not
+/// cross a 2 MiB boundary. Allocates nothing.
 ///
 /// The guest starts with its caches off: `write` must see to it that what it wrote is visible at
 /// the point of coherency, and that no stale instruction is fetched there. Memory that is not
-/// written must read as zero, as the kernel's .bss is in it. `entropy` is stirred into the kernel's
-/// choice of its own address.
+/// written must read as zero, as the kernel's .bss is in it.
 ///
 /// # Errors
 ///
 /// [`LoadError`]; some of the images may have been written.
 pub fn load<E>(
     config: &GuestConfig<'_>,
-    id: GuestId,
-    entropy: u64,
+    tree: &MachineTree,
+    seed: &Seed,
     mut write: impl FnMut(Ipa, &[u8]) -> Result<(), E>,
 ) -> Result<Loaded, LoadError<E>> {
     let placement = &config.placement;
-    let tree = machine_tree::write(&Description {
-        vcpus: config.vcpus,
-        memory: config.memory,
-        command_line: &config.command_line,
-        initrd: placement.initrd.clone(),
-        kaslr_seed: Some(entropy.rotate_left(id.index() as u32)),
-        rng_seed: None,
-    });
-    if tree.len() as u64 > DEVICE_TREE_MAX {
-        return Err(LoadError::TreeTooLarge { size: tree.len() });
+    let size = tree.bytes().len();
+    if size as u64 > DEVICE_TREE_MAX {
+        return Err(LoadError::TreeTooLarge { size });
     }
-    let initrd_start = placement.initrd.as_ref().map_or(layout::RAM_START, |range| range.start);
-    let images = [
-        ("kernel", placement.kernel, config.kernel),
-        ("initrd", initrd_start, config.initrd),
-        ("device tree", placement.device_tree, tree.as_slice()),
-    ];
-    for (what, start, bytes) in images {
-        write_parts(start, bytes, &mut write).map_err(|(at, cause)| LoadError::Write {
-            what,
-            at,
-            cause,
-        })?;
+    let failed = |what| move |(at, cause)| LoadError::Write { what, at, cause };
+    write_parts(placement.kernel, config.kernel, &mut write).map_err(failed("kernel"))?;
+    if let Some(initrd) = &placement.initrd {
+        write_parts(initrd.start, config.initrd, &mut write).map_err(failed("initrd"))?;
     }
+    tree.parts(seed, |offset, bytes| {
+        let at = Ipa::new(placement.device_tree.as_u64().saturating_add(offset as u64));
+        write_parts(at, bytes, &mut write)
+    })
+    .map_err(failed("device tree"))?;
     Ok(Loaded { pc: placement.kernel, device_tree: placement.device_tree })
 }
 
@@ -118,6 +118,7 @@ mod tests {
     use super::*;
     use crate::guest::bundle::{Bundle, tests::archive};
     use crate::guest::image::{Image, Placement};
+    use crate::guest::layout;
     use crate::guest::manifest::Population;
     use dtoolkit::fdt::Fdt;
     use dtoolkit::{Node, Property};
@@ -142,9 +143,7 @@ mod tests {
         }
     }
 
-    fn id() -> GuestId {
-        GuestId::new(3).expect("it is small")
-    }
+    const SEED: Seed = Seed { kaslr: 0x1234_5678, rng: None };
 
     #[test]
     fn images_are_where_the_entry_and_the_tree_say() {
@@ -153,7 +152,7 @@ mod tests {
         let file = |name| bundle.find(name).expect("the archive is good").expect("it is there");
         let config = config(file("k"), file("i"));
         let mut memory = vec![0u8; 64 * MIB];
-        let loaded = load(&config, id(), 1, |ipa, bytes| {
+        let loaded = load(&config, &describe(&config, false), &SEED, |ipa, bytes| {
             let start = (ipa.as_u64() - layout::RAM_START.as_u64()) as usize;
             let end = start + bytes.len();
             assert_eq!(start / (2 * MIB), (end - 1) / (2 * MIB), "a part crosses a block");
@@ -173,6 +172,7 @@ mod tests {
             let property = chosen.property(name).expect("it is set");
             u64::from_be_bytes(property.value().try_into().expect("it has two cells"))
         };
+        assert_eq!(number("kaslr-seed"), SEED.kaslr);
         let (start, end) = (number("linux,initrd-start"), number("linux,initrd-end"));
         assert_eq!(memory[at(Ipa::new(start))..at(Ipa::new(end))], [0xbb; 3 * MIB + 1]);
     }
@@ -181,25 +181,11 @@ mod tests {
     fn a_write_that_fails_names_what_was_being_written() {
         let config = config(&[1; 100], &[2; 100]);
         let initrd = config.placement.initrd.clone().expect("there is one").start;
-        let outcome =
-            load(&config, id(), 1, |ipa, _| if ipa == initrd { Err("no memory") } else { Ok(()) });
+        let outcome = load(&config, &describe(&config, false), &SEED, |ipa, _| {
+            if ipa == initrd { Err("no memory") } else { Ok(()) }
+        });
         let error = outcome.expect_err("the initrd cannot be written");
         assert_eq!(error, LoadError::Write { what: "initrd", at: initrd, cause: "no memory" });
         assert!(error.to_string().starts_with("the initrd could not be written at 0x40"));
-    }
-
-    #[test]
-    fn guests_that_start_at_once_have_different_seeds() {
-        let config = config(&[1; 100], &[]);
-        let tree = |id| {
-            let mut last = Vec::new();
-            load(&config, id, 0x1234_5678, |_, bytes| {
-                last = bytes.to_vec();
-                Ok::<(), ()>(())
-            })
-            .expect("nothing fails");
-            last
-        };
-        assert_ne!(tree(GuestId::new(0).unwrap()), tree(GuestId::new(1).unwrap()));
     }
 }

@@ -4,7 +4,9 @@
 use super::balloon::Hands;
 use super::layout;
 use super::loader;
+use super::machine_tree::MachineTree;
 use super::manifest::{GuestConfig, Population};
+use super::seed::Seed;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::CpuId;
 use crate::device::Width;
@@ -66,6 +68,8 @@ pub struct Guest {
     pub id: GuestId,
     /// What the manifest says of it.
     pub config: GuestConfig<'static>,
+    /// What tells it of its machine.
+    tree: MachineTree,
     /// What its physical addresses lead to.
     pub space: Space<'static>,
     /// Its interrupt controller.
@@ -103,7 +107,7 @@ fn make_gic(guest: u8, vcpus: usize) -> Result<Box<Gic>, MakeError> {
 
 impl Guest {
     /// Makes a guest of `config`, on the heap, off, whose vCPUs run on the first `cpus` CPUs in
-    /// turn.
+    /// turn. `random`: it will be started with seeds for its generator.
     #[inline(never)]
     pub fn new(
         id: GuestId,
@@ -111,6 +115,7 @@ impl Guest {
         memory: &'static Memory,
         vmid: crate::stage2::Vmid,
         cpus: usize,
+        random: bool,
     ) -> Result<Box<Self>, MakeError> {
         let number = id.index() as u8;
         let ram = ipa_range(layout::RAM_START, config.memory)
@@ -134,6 +139,7 @@ impl Guest {
             balloon_work: AtomicBool::new(false),
             release_from: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            tree: loader::describe(&config, random),
             config,
         }))
     }
@@ -182,11 +188,11 @@ impl Guest {
     /// # Errors
     ///
     /// [`StartError`]; it then is off and has no memory.
-    pub fn start(&self, system: &System, entropy: u64) -> Result<(), StartError> {
+    pub fn start(&self, system: &System, seed: &Seed) -> Result<(), StartError> {
         if self.is_on() {
             return Err(StartError::AlreadyOn);
         }
-        let entry = match self.load(entropy) {
+        let entry = match self.load(seed) {
             Ok(entry) => entry,
             Err(error) => {
                 self.take_memory_back();
@@ -203,7 +209,7 @@ impl Guest {
         Ok(())
     }
 
-    fn load(&self, entropy: u64) -> Result<Entry, StartError> {
+    fn load(&self, seed: &Seed) -> Result<Entry, StartError> {
         if self.config.population == Population::Eager {
             let mut at = self.ram().start;
             while at < self.ram().end {
@@ -218,7 +224,7 @@ impl Guest {
         }
         let write = |ipa, bytes: &[u8]| self.space.load(ipa, bytes);
         let loaded =
-            loader::load(&self.config, self.id, entropy, write).map_err(StartError::Load)?;
+            loader::load(&self.config, &self.tree, seed, write).map_err(StartError::Load)?;
         Ok(Entry { pc: loaded.pc.as_u64(), argument: loaded.device_tree.as_u64() })
     }
 
@@ -259,7 +265,7 @@ impl Guest {
             Stop::Reset => {
                 log::info!("guest {} starts anew", self.name());
                 crate::control::event("reset", "guest", self.name());
-                if let Err(error) = self.start(system, system.entropy()) {
+                if let Err(error) = self.start(system, &system.seeds().draw()) {
                     log::error!("guest {} stays off: {error}", self.name());
                     system.guest_is_off();
                 }

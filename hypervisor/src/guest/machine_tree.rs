@@ -9,13 +9,17 @@
 //! - What is not emulated (PCIe, RTC, GPIO, flash, fw-cfg, ITS, PMU) is not there.
 
 use super::layout;
+use super::seed::Seed;
 use crate::addr::IpaRange;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use dtoolkit::ToPropertyValue;
+use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property, ToPropertyValue};
 
+const KASLR_SEED: &str = "kaslr-seed";
+const RNG_SEED: &str = "rng-seed";
 const PHANDLE_GIC: u32 = 1;
 const PHANDLE_CLOCK: u32 = 2;
 /// The PL011's clock in Hz, as `virt` has it.
@@ -28,7 +32,6 @@ const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 
 /// What of a guest's machine differs from guest to guest.
-#[derive(Clone)]
 pub struct Description<'a> {
     /// Number of vCPUs, 1 to [`layout::MAX_VCPUS`]; vCPU n has affinity 0.0.0.n.
     pub vcpus: usize,
@@ -38,18 +41,62 @@ pub struct Description<'a> {
     pub command_line: &'a str,
     /// Where the initrd was loaded.
     pub initrd: Option<IpaRange>,
-    /// What the kernel chooses its address layout by; `None` where it shall not.
-    pub kaslr_seed: Option<u64>,
-    /// What the kernel's random numbers start from. Kernels believe that these bytes are random, so
-    /// that it must be `None` where they are not.
-    pub rng_seed: Option<[u8; 32]>,
+    /// Says that there will be random numbers for the kernel's generator to start from, and not
+    /// only for its address layout. Kernels believe that those are random.
+    pub random: bool,
 }
 
-/// Writes the device tree, a blob of version 17 (Devicetree Specification 0.4, chapter 5).
-///
-/// Allocates, and is for creating a guest only. The blob takes about 3 KiB, 150 bytes for each
-/// vCPU, and the command line.
-pub fn write(machine: &Description<'_>) -> Vec<u8> {
+/// A guest's device tree, with room for the random numbers of each start. Starting a guest
+/// allocates nothing, as the guest itself can start anew at any time.
+pub struct MachineTree {
+    blob: Vec<u8>,
+    kaslr_seed: Option<usize>,
+    rng_seed: Option<usize>,
+}
+
+impl MachineTree {
+    /// Writes the device tree, a blob of version 17 (Devicetree Specification 0.4, chapter 5).
+    ///
+    /// It takes about 3 KiB, 150 bytes for each vCPU, and the command line.
+    pub fn new(machine: &Description<'_>) -> Self {
+        let blob = write(machine);
+        let offset = |name: &str| {
+            let tree = Fdt::new(&blob).ok()?;
+            let property = tree.find_node("/chosen")?.property(name)?.value().as_ptr_range();
+            property.start.addr().checked_sub(blob.as_ptr().addr())
+        };
+        let (kaslr_seed, rng_seed) = (offset(KASLR_SEED), offset(RNG_SEED));
+        Self { blob, kaslr_seed, rng_seed }
+    }
+
+    /// Returns the blob, in which the random numbers are zero.
+    pub fn bytes(&self) -> &[u8] {
+        &self.blob
+    }
+
+    /// Calls `each` with the parts of the blob for a start with `seed`, in their order, and where
+    /// in the blob they begin.
+    ///
+    /// # Errors
+    ///
+    /// What `each` returns; it then is called no more.
+    pub fn parts<E>(
+        &self,
+        seed: &Seed,
+        mut each: impl FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        each(0, &self.blob)?;
+        if let Some(at) = self.kaslr_seed {
+            each(at, &seed.kaslr.to_be_bytes())?;
+        }
+        if let (Some(at), Some(seed)) = (self.rng_seed, &seed.rng) {
+            each(at, seed)?;
+        }
+        Ok(())
+    }
+}
+
+fn write(machine: &Description<'_>) -> Vec<u8> {
     let mut tree = DeviceTree::new();
     let root = &mut tree.root;
     set(root, "interrupt-parent", PHANDLE_GIC);
@@ -62,7 +109,7 @@ pub fn write(machine: &Description<'_>) -> Vec<u8> {
     }
     root.add_child(interrupt_controller(machine.vcpus));
     let uart = uart();
-    let uart_path = format!("/{}", dtoolkit::Node::name(&&uart));
+    let uart_path = format!("/{}", (&uart).name());
     root.add_child(uart);
     for slot in 0..layout::VIRTIO_SLOTS {
         root.add_child(virtio_slot(slot));
@@ -196,11 +243,9 @@ fn chosen(machine: &Description<'_>, uart_path: &str) -> DeviceTreeNode {
         set(&mut chosen, "linux,initrd-start", initrd.start.as_u64());
         set(&mut chosen, "linux,initrd-end", initrd.end.as_u64());
     }
-    if let Some(seed) = machine.kaslr_seed {
-        set(&mut chosen, "kaslr-seed", seed);
-    }
-    if let Some(seed) = machine.rng_seed {
-        set(&mut chosen, "rng-seed", seed);
+    set(&mut chosen, KASLR_SEED, [0u8; 8]);
+    if machine.random {
+        set(&mut chosen, RNG_SEED, [0u8; 32]);
     }
     chosen
 }

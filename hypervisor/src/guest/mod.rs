@@ -10,6 +10,7 @@ pub mod loader;
 mod machine;
 pub mod machine_tree;
 pub mod manifest;
+pub mod seed;
 
 #[cfg(target_os = "none")]
 pub use machine::{BalloonSlot, Guest, MakeError, StartError, Stop};

@@ -49,7 +49,7 @@ fn run(system: &'static System, command: Command<'_>, report: &mut Report<'_>) {
         }
         Command::Counters => counters(system, report),
         Command::Start(name) => with(system, name, report, |guest, report| {
-            match guest.start(system, system.entropy()) {
+            match guest.start(system, &system.seeds().draw()) {
                 Ok(()) => report.value("started", Value::Text(guest.name())),
                 Err(error) => report.error(format_args!("guest {name}: {error}"), None),
             }

@@ -13,8 +13,7 @@ fn description() -> Description<'static> {
         memory: 1 << 30,
         command_line: "console=ttyAMA0 quiet",
         initrd: Some(Ipa::new(0x4440_0000)..Ipa::new(0x4480_0001)),
-        kaslr_seed: Some(0x1122_3344_5566_7788),
-        rng_seed: Some([9; 32]),
+        random: true,
     }
 }
 
@@ -102,23 +101,16 @@ fn cells_lead_where_they_should() {
     assert_eq!(value(&chosen, "bootargs"), b"console=ttyAMA0 quiet\0");
     assert_eq!(value(&chosen, "linux,initrd-start"), 0x4440_0000u64.to_be_bytes());
     assert_eq!(value(&chosen, "linux,initrd-end"), 0x4480_0001u64.to_be_bytes());
-    assert_eq!(value(&chosen, "kaslr-seed"), 0x1122_3344_5566_7788u64.to_be_bytes());
-    assert_eq!(value(&chosen, "rng-seed"), [9; 32]);
 }
 
 #[test]
 fn what_there_is_not_is_not_mentioned() {
-    let blob = write(&Description {
-        command_line: "",
-        initrd: None,
-        kaslr_seed: None,
-        rng_seed: None,
-        ..description()
-    });
+    let blob =
+        write(&Description { command_line: "", initrd: None, random: false, ..description() });
     let tree = Fdt::new(&blob).expect("it is valid");
     let chosen = tree.find_node("/chosen").expect("there is a chosen node");
     let names: Vec<String> = chosen.properties().map(|property| property.name().into()).collect();
-    assert_eq!(names, ["stdout-path"]);
+    assert_eq!(names, ["stdout-path", "kaslr-seed"]);
 }
 
 #[test]
@@ -143,4 +135,29 @@ fn the_longest_description_stays_small() {
     let command_line = "x".repeat(crate::guest::manifest::MAX_COMMAND_LINE);
     let blob = write(&Description { vcpus: 16, command_line: &command_line, ..description() });
     assert!(blob.len() < 16 << 10, "{} bytes", blob.len());
+}
+
+#[test]
+fn each_start_has_its_own_seeds() {
+    let tree = MachineTree::new(&description());
+    let started = |seed: &Seed| {
+        let mut blob = vec![0xff; tree.bytes().len()];
+        let done = tree.parts(seed, |at, bytes| {
+            blob[at..at + bytes.len()].copy_from_slice(bytes);
+            Ok::<(), ()>(())
+        });
+        assert_eq!(done, Ok(()));
+        let seeds = {
+            let tree = Fdt::new(&blob).expect("it is valid");
+            let chosen = tree.find_node("/chosen").expect("there is a chosen node");
+            (value(&chosen, "kaslr-seed"), value(&chosen, "rng-seed"))
+        };
+        (blob.len(), seeds)
+    };
+    let seed = Seed { kaslr: 0x1122_3344_5566_7788, rng: Some([9; 32]) };
+    let length = tree.bytes().len();
+    let seeds = (0x1122_3344_5566_7788u64.to_be_bytes().to_vec(), vec![9; 32]);
+    assert_eq!(started(&seed), (length, seeds));
+    let seeds = (7u64.to_be_bytes().to_vec(), vec![0; 32]);
+    assert_eq!(started(&Seed { kaslr: 7, rng: None }), (length, seeds));
 }
