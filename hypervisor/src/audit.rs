@@ -2,23 +2,24 @@
 //!
 //! Two walks, both without a lock, in bounded pieces, while guests run and memory moves:
 //!
-//! - *tables to records*: every page and block in a guest's tables is, by its record, this guest's, at
-//!   this IPA, in one block of this size; every table is, by its record, a table of this guest.
+//! - *tables to records*: every page and block in a guest's tables is, by its record, this guest's,
+//!   at this IPA, in one block of this size; every table is, by its record, a table of this guest.
 //! - *records to tables*: every block that is a guest's by its record is mapped there.
 //!
-//! A record names one guest and one IPA, so a frame that were mapped twice would fail the first walk
-//! at one place at least; a frame that was lost fails the second. What the walks counted must be what
-//! the counters say.
+//! A record names one guest and one IPA, so a frame that were mapped twice would fail the first
+//! walk at one place at least; a frame that was lost fails the second. What the walks counted must
+//! be what the counters say.
 //!
 //! # No false alarms
 //!
-//! While an edit is under way the two sides may differ. So a difference is only *suspected*, and looked
-//! at once more under the writer lock of its space, when no edit is under way: records and tables
-//! change together under that lock. One thing goes on outside of it: what hangs below a detached
-//! table is retired in steps, and until then recorded as the guest's. A space says which range that is
-//! ([`Space::is_removing`], asked *before* the record is read again), and a suspicion in it is counted
-//! as unsettled, no more. The counters are compared only if the space was not edited from before its
-//! walk to after it and nothing was on its way out, which its edition number tells.
+//! While an edit is under way the two sides may differ. So a difference is only *suspected*, and
+//! looked at once more under the writer lock of its space, when no edit is under way: records and
+//! tables change together under that lock. One thing goes on outside of it: what hangs below a
+//! detached table is retired in steps, and until then recorded as the guest's. A space says which
+//! range that is (asked *before* the record is read again), and a suspicion
+//! in it is counted as unsettled, no more. The counters are compared only if the space was not
+//! edited from before its walk to after it and nothing was on its way out, which its edition number
+//! tells.
 
 use crate::addr::{Frame, Ipa, Pa};
 use crate::mem::{Cover, GuestId, Memory, Order, Owner};
@@ -118,8 +119,8 @@ const CHUNK: usize = 64;
 /// How often the walk of a space is repeated until nothing was edited meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// Audits `memory` and all `spaces` that own any of it. Stops nobody; takes as long as there is memory in
-/// use, and holds up a grace period for 64 entries at most.
+/// Audits `memory` and all `spaces` that own any of it. Stops nobody; takes as long as there is
+/// memory in use, and holds up a grace period for 64 entries at most.
 pub fn audit(memory: &Memory, spaces: &[&Space<'_>]) -> Report {
     let mut report = Report::default();
     for space in spaces {

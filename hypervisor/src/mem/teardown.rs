@@ -1,12 +1,12 @@
 //! What left a guest's tables, on its way to being free: one type a step, and no way around one.
 //!
 //! [`Unlinked`] (no table leads there; TLBs may) `-- flush -->` [`Flushed`] (no guest can reach it;
-//! software walkers may) `-- retire -->` [`GracePeriod`] (nobody can, when it is over). Frames whose
-//! grace period is over are zeroed and become free by themselves. Only [`Unlinked::flush`] makes a
-//! `Flushed`, and only a `Flushed` reaches the epoch's retire lists.
+//! software walkers may) `-- retire -->` [`GracePeriod`] (nobody can, when it is over). Frames
+//! whose grace period is over are zeroed and become free by themselves. Only [`Unlinked::flush`]
+//! makes a `Flushed`, and only a `Flushed` reaches the epoch's retire lists.
 //!
-//! Frames are threaded through the frame table, tables that were detached with all that hangs below them
-//! are remembered by their roots and taken apart when they are retired, in bounded steps.
+//! Frames are threaded through the frame table, tables that were detached with all that hangs below
+//! them are remembered by their roots and taken apart when they are retired, in bounded steps.
 
 use super::{Chain, GracePeriod, Memory, Order};
 use crate::addr::{Frame, IpaRange, Pa};
@@ -73,7 +73,8 @@ impl<'s> Unlinked<'s> {
         self.flush.add_entry(at);
     }
 
-    /// Adds a table that is to be flushed with what it mapped at `at`, and given up; its pages stay.
+    /// Adds a table that is to be flushed with what it mapped at `at`, and given up; its pages
+    /// stay.
     pub(crate) fn full_table(&mut self, table: Pa, at: IpaRange) {
         push(self.memory, &mut self.frames, table, Order::PAGE);
         self.flush.add_table(at);
@@ -152,7 +153,8 @@ impl<'s> Flushed<'s> {
         }
     }
 
-    /// Retires what was unlinked by itself, and what is found in `entries` entries of detached tables.
+    /// Retires what was unlinked by itself, and what is found in `entries` entries of detached
+    /// tables.
     pub fn retire_some(mut self, entries: usize) -> Retiring<'s> {
         match self.step(entries) {
             Some(grace) => Retiring::Done(grace),
@@ -181,7 +183,8 @@ impl<'s> Flushed<'s> {
 }
 
 fn push(memory: &Memory, chain: &mut Chain, first: Pa, order: Order) {
-    // What stands in our tables lies in the frame table; were it otherwise, the audit would miss the frames.
+    // What stands in our tables lies in the frame table; were it otherwise, the audit would miss
+    // the frames.
     if let Some(frame) = Frame::containing(first) {
         chain.push(memory.frames(), frame, order);
     }

@@ -5,8 +5,8 @@ use crate::addr::Ipa;
 use crate::mem::Flushed;
 
 impl Space<'_> {
-    /// Maps the 2 MiB around `ipa` by one block, if its 512 pages are those of one block of memory in
-    /// order. Needs no memory, so it cannot fail; `None` where they are not.
+    /// Maps the 2 MiB around `ipa` by one block, if its 512 pages are those of one block of memory
+    /// in order. Needs no memory, so it cannot fail; `None` where they are not.
     ///
     /// Under break-before-make: the table is hidden from the hardware, flushed, and replaced.
     pub fn coalesce(&self, ipa: Ipa) -> Option<Flushed<'_>> {

@@ -1,13 +1,14 @@
 //! One stage-2 descriptor, as software reads and writes it.
 //!
-//! The hardware looks at bits 1:0 first (Arm ARM, D8.3): with bit 0 clear the rest is ignored, which
-//! is where Sluice keeps what it knows about an absent page:
+//! The hardware looks at bits 1:0 first (Arm ARM, D8.3): with bit 0 clear the rest is ignored,
+//! which is where Sluice keeps what it knows about an absent page:
 //!
 //! | bits | meaning |
 //! |---|---|
 //! | 0 | empty: populated by the first touch |
 //! | `SWFLAG_0` (55) alone | ballooned: the guest gave it up, touching it is the guest's mistake |
-//! | `SWFLAG_1` (56) and a table's address | pending: a block was broken, its table is not made yet |
+//! | `SWFLAG_1` (56) and a table's address | pending: a block was broken, its table is not made yet
+//! |
 //!
 //! *Pending* is how break-before-make looks to software: the hardware sees nothing, the walkers of
 //! Sluice go on through the table that will be there in a moment, so that they never wait for it.
@@ -28,7 +29,8 @@ const PENDING: u64 = Stage2Attributes::SWFLAG_1.bits() as u64;
 /// The number of descriptors in a table.
 pub const ENTRIES: usize = 512;
 
-/// The level of a table, and of the descriptors in it. Sluice's stage 2 starts at level 1 (39 bits of IPA).
+/// The level of a table, and of the descriptors in it. Sluice's stage 2 starts at level 1 (39 bits
+/// of IPA).
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
@@ -129,7 +131,8 @@ impl Entry {
     }
 }
 
-/// Returns what all guest memory is mapped with: Normal, write-back, inner shareable, read, write and execute.
+/// Returns what all guest memory is mapped with: Normal, write-back, inner shareable, read, write
+/// and execute.
 ///
 /// With FEAT_S2FWB and HCR_EL2.FWB the memory attribute field means something else: 0b0110 forces
 /// write-back whatever the guest asks for (Arm ARM, D8.6.6).

@@ -3,14 +3,14 @@
 //! # The protocol
 //!
 //! 1. *Reserve.* What an edit needs (frames, tables) is taken first; whatever can fail, fails here.
-//! 2. *Edit*, under the writer lock. To take something away is one store into the highest entry that
-//!    covers nothing else; what hung below is detached with it and is not changed any more. A block
-//!    of which a part must stay gives way to a *pending* table (see [`super::descriptor`]).
+//! 2. *Edit*, under the writer lock. To take something away is one store into the highest entry
+//!    that covers nothing else; what hung below is detached with it and is not changed any more. A
+//!    block of which a part must stay gives way to a *pending* table (see [`super::descriptor`]).
 //! 3. *Flush*, still under the lock: nothing new is mapped where a TLB may hold something old, so
 //!    break-before-make needs no thought elsewhere. One flush serves all that the edit removed and
 //!    all blocks that it broke.
-//! 4. *Publish* the pending tables to the hardware. A vCPU that touched one of their pages meanwhile
-//!    has faulted; the fault handler finds the page mapped and lets it try again.
+//! 4. *Publish* the pending tables to the hardware. A vCPU that touched one of their pages
+//!    meanwhile has faulted; the fault handler finds the page mapped and lets it try again.
 //! 5. *Retire*, after the lock: frames and tables become free after a grace period.
 //!
 //! [`Edit::finish`] is steps 3 and 4.
@@ -36,7 +36,8 @@ pub(super) struct Edit<'s, 'm> {
     unlinked: Unlinked<'s>,
     /// Entries that hold pending tables, and what they will say after the flush.
     pending: [Option<(&'s AtomicU64, u64)>; STOCK],
-    /// The table of pages that [`Edit::find`] came to last, and the block of addresses that it is for.
+    /// The table of pages that [`Edit::find`] came to last, and the block of addresses that it is
+    /// for.
     last: Option<(Ipa, Table<'s>)>,
 }
 
@@ -51,7 +52,8 @@ impl<'m> Space<'m> {
         Writing { space: self, writer }
     }
 
-    /// Waits for the writer lock, to remove something. Not while this CPU is pinned, as for [`Space::lock_writer`].
+    /// Waits for the writer lock, to remove something. Not while this CPU is pinned, as for
+    /// [`Space::lock_writer`].
     pub(super) fn edit(&self) -> Edit<'_, 'm> {
         let writing = self.lock_writer();
         let unlinked = Unlinked::new(self.memory);
@@ -95,8 +97,8 @@ impl<'s> Writing<'s, '_> {
         arch::barrier::dsb_ishst();
     }
 
-    /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that is
-    /// absent.
+    /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that
+    /// is absent.
     pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
         self.writer.mark(ipa, order, mark);
     }
@@ -121,8 +123,8 @@ impl<'s, 'm> Edit<'s, 'm> {
         self.writing.reserve(tables)
     }
 
-    /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that is
-    /// absent.
+    /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that
+    /// is absent.
     pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
         self.writing.mark(ipa, order, mark);
     }
@@ -137,7 +139,8 @@ impl<'s, 'm> Edit<'s, 'm> {
         self.unlinked.has_room_for_tree()
     }
 
-    /// Returns the deepest descriptor for `ipa`, without a walk where the page before it was in the same table.
+    /// Returns the deepest descriptor for `ipa`, without a walk where the page before it was in the
+    /// same table.
     pub(super) fn find(&mut self, ipa: Ipa) -> Place<'s> {
         let region = ipa.align_down(Order::BLOCK_2M.bytes());
         if let Some((of, table)) = self.last
@@ -191,9 +194,9 @@ impl<'s, 'm> Edit<'s, 'm> {
         Some(parts)
     }
 
-    /// Replaces the table of pages of the 2 MiB around `ipa` by one absent entry, if all its pages are
-    /// absent for the same reason: so the next touch maps a block again. Returns how many entries it
-    /// looked at.
+    /// Replaces the table of pages of the 2 MiB around `ipa` by one absent entry, if all its pages
+    /// are absent for the same reason: so the next touch maps a block again. Returns how many
+    /// entries it looked at.
     pub(super) fn collapse(&mut self, ipa: Ipa) -> usize {
         let place = self.root().find_at(ipa, Level::Two);
         let Some(table) = place.page_table() else { return 1 };

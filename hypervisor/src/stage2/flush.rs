@@ -7,8 +7,8 @@
 use crate::addr::IpaRange;
 use crate::arch;
 
-/// The number of runs that are worth invalidating one by one. VMALLE1IS has to follow in any case and
-/// costs the guest most of what VMALLS12E1IS does.
+/// The number of runs that are worth invalidating one by one. VMALLE1IS has to follow in any case
+/// and costs the guest most of what VMALLS12E1IS does.
 pub const CAPACITY: usize = 4;
 
 /// The addresses whose cached translations must go.
@@ -77,7 +77,8 @@ impl FlushSet {
         false
     }
 
-    /// Invalidates what is in the set for the guest that `vttbr` names, and returns when no CPU can use it any more.
+    /// Invalidates what is in the set for the guest that `vttbr` names, and returns when no CPU can
+    /// use it any more.
     pub fn flush(self, vttbr: u64) {
         if cfg!(feature = "no-tlbi") {
             return;

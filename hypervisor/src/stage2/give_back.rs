@@ -30,8 +30,8 @@ impl<'m> Space<'m> {
 
     /// Gives back the right to all that is ballooned in `range`; what is mapped there stays.
     ///
-    /// May end early, after a bounded number of entries: see [`Taken::next`]. On an error nothing has
-    /// changed.
+    /// May end early, after a bounded number of entries: see [`Taken::next`]. On an error nothing
+    /// has changed.
     pub fn return_range(&self, range: IpaRange) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
         let mut edit = self.edit();
@@ -62,8 +62,8 @@ impl<'s> Edit<'s, '_> {
         }
     }
 
-    /// Marks all that is ballooned in `range` below `table` as empty, looking at no more than `left`
-    /// entries; returns where it stopped.
+    /// Marks all that is ballooned in `range` below `table` as empty, looking at no more than
+    /// `left` entries; returns where it stopped.
     fn return_in(&mut self, table: Table<'s>, range: IpaRange, left: &mut usize) -> Ipa {
         let mut at = range.start;
         while at < range.end {

@@ -49,7 +49,8 @@ impl Space<'_> {
         self.write_as(ipa, bytes, Seen::Coherently)
     }
 
-    /// Writes as [`Space::write`] does, for a guest that runs with its caches off: what it starts with.
+    /// Writes as [`Space::write`] does, for a guest that runs with its caches off: what it starts
+    /// with.
     pub fn load(&self, ipa: Ipa, bytes: &[u8]) -> Result<(), AccessError> {
         self.write_as(ipa, bytes, Seen::WithoutCaches)
     }
@@ -144,7 +145,8 @@ enum Seen {
 unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     macro_rules! single {
         ($word:ty) => {
-            // SAFETY: the caller's promise. Only one of the ends is shared, and aligned; the other may be anywhere.
+            // SAFETY: the caller's promise. Only one of the ends is shared, and aligned; the other
+            // may be anywhere.
             unsafe {
                 if from.cast::<$word>().is_aligned() && to.cast::<$word>().is_aligned() {
                     to.cast::<$word>().write_volatile(from.cast::<$word>().read_volatile());

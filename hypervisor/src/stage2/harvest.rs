@@ -1,8 +1,8 @@
 //! Taking a detached table apart: which frames hang below it.
 //!
 //! The table is no longer linked, flushed, and owned by the one who harvests it; walkers that came
-//! before may still be reading it, so nothing in it is changed. A table is handed over after all that
-//! it led to.
+//! before may still be reading it, so nothing in it is changed. A table is handed over after all
+//! that it led to.
 #![expect(unsafe_code, reason = "vouches for detached tables")]
 
 use super::descriptor::{ENTRIES, Entry, Level};

@@ -1,10 +1,10 @@
 //! What aarch64-paging needs to write a guest's tables for us.
 //!
 //! The crate's own TLB maintenance goes to whichever VMID is loaded, so it is not used:
-//! [`RootTable`](aarch64_paging::paging::RootTable) does none, and [`super::flush`] does it all. Its
-//! `allocate_table` cannot fail, so it takes from a stock that was filled before the edit began. It
-//! would hand tables that it takes out to `deallocate_table`, but no call that Sluice makes takes
-//! any out, for they could not be freed there: somebody may be walking them.
+//! [`RootTable`](aarch64_paging::paging::RootTable) does none, and [`super::flush`] does it all.
+//! Its `allocate_table` cannot fail, so it takes from a stock that was filled before the edit
+//! began. It would hand tables that it takes out to `deallocate_table`, but no call that Sluice
+//! makes takes any out, for they could not be freed there: somebody may be walking them.
 
 use crate::addr::Pa;
 use crate::arch;
@@ -39,7 +39,8 @@ impl TranslationRegime for GuestStage2 {
 /// either end, a batch of pages gets as far as the tables go.
 pub(super) const STOCK: usize = 8;
 
-/// Where the tables of one guest come from: a stock that is filled before an edit and emptied after it.
+/// Where the tables of one guest come from: a stock that is filled before an edit and emptied after
+/// it.
 pub(super) struct Tables<'m> {
     memory: &'m Memory,
     /// The first `count` are full. Cells, for the crate lends out its translation by shared

@@ -27,7 +27,8 @@ pub struct Space<'m> {
     root: Pa,
     pub(super) writer: Lock<Writer<'m>>,
     pub(super) removing: Removing,
-    /// The number of edits that have begun plus the number that have ended: odd while one is under way.
+    /// The number of edits that have begun plus the number that have ended: odd while one is under
+    /// way.
     pub(super) edits: AtomicU64,
 }
 
@@ -52,13 +53,14 @@ impl<'m> Writer<'m> {
         debug_assert_eq!(mapped, Ok(()), "RAM lies within the space");
     }
 
-    /// Writes `mark` for the page or block of `order` at `ipa`, making the tables down to it. What is
-    /// absent around it stays so: the crate copies the mark of an entry into the table it makes of it.
+    /// Writes `mark` for the page or block of `order` at `ipa`, making the tables down to it. What
+    /// is absent around it stays so: the crate copies the mark of an entry into the table it makes
+    /// of it.
     pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
         let start = ipa.as_u64() as usize;
         let region = MemoryRegion::new(start, start + order.bytes() as usize);
-        // The crate ignores the physical address of what is not valid, but subtracts the offset in a
-        // block from it before it does: the IPA itself never underflows.
+        // The crate ignores the physical address of what is not valid, but subtracts the offset in
+        // a block from it before it does: the IPA itself never underflows.
         let pa = PhysicalAddress(start);
         let flags = attributes(mark.bits());
         let marked = self.tables.map_range(&region, pa, flags, Constraints::empty());
@@ -126,7 +128,7 @@ impl<'m> Space<'m> {
     }
 
     /// Returns what VTTBR_EL2 holds while the guest runs. It is the same for the space's whole
-    /// life, see [`super::vmid`].
+    /// life, see `vmid.rs`.
     #[inline]
     pub const fn vttbr(&self) -> u64 {
         self.root.as_u64() | self.vmid.in_vttbr()
@@ -144,7 +146,8 @@ impl<'m> Space<'m> {
     /// Returns the root table for a walk under `pin`.
     #[expect(unsafe_code, reason = "vouches for the root table")]
     pub(crate) fn root<'p>(&self, _pin: &'p Pin<'_>) -> Table<'p> {
-        // SAFETY: the root is given back when the space is dropped, and retired then; `pin` was made before.
+        // SAFETY: the root is given back when the space is dropped, and retired then; `pin` was
+        // made before.
         unsafe { Table::new(self.root, Level::One) }
     }
 
@@ -156,8 +159,8 @@ impl<'m> Space<'m> {
         unsafe { Table::new(self.root, Level::One) }
     }
 
-    /// Returns a number that differs after an edit; `None` while one is under way, or what one removed
-    /// is not retired yet.
+    /// Returns a number that differs after an edit; `None` while one is under way, or what one
+    /// removed is not retired yet.
     pub(crate) fn edition(&self) -> Option<u64> {
         let edits = self.edits.load(Ordering::SeqCst);
         (edits.is_multiple_of(2) && self.removing.is_over()).then_some(edits)
@@ -176,8 +179,8 @@ impl<'m> Space<'m> {
 }
 
 impl Drop for Space<'_> {
-    /// Gives everything back, the root table last. No CPU may enter the guest any more, and none have
-    /// its VTTBR loaded where it can walk.
+    /// Gives everything back, the root table last. No CPU may enter the guest any more, and none
+    /// have its VTTBR loaded where it can walk.
     fn drop(&mut self) {
         if self.clear().is_err() {
             log::error!("the space of guest {} cannot be cleared", self.guest);
@@ -190,7 +193,8 @@ impl Drop for Space<'_> {
 }
 
 /// What was removed from a space and is not retired yet. Its frames still count as the guest's, and
-/// those below detached tables, which are retired in bounded steps, have records that still name it.
+/// those below detached tables, which are retired in bounded steps, have records that still name
+/// it.
 pub(crate) struct Removing {
     /// Removals that are not retired.
     count: AtomicU64,
@@ -203,7 +207,8 @@ impl Removing {
         Self { count: AtomicU64::new(0), trees: Lock::new(None) }
     }
 
-    /// Notes that a removal has begun, of detached tables that covered `trees_in`. Under the writer lock.
+    /// Notes that a removal has begun, of detached tables that covered `trees_in`. Under the writer
+    /// lock.
     pub(crate) fn begin(&self, trees_in: Option<IpaRange>) {
         self.count.fetch_add(1, Ordering::SeqCst);
         if let Some(range) = trees_in {

@@ -50,9 +50,9 @@ pub struct Taken<'s> {
 impl<'m> Space<'m> {
     /// Takes the pages at `pages`, in any order, out of the space and marks them as ballooned.
     ///
-    /// One batch, one flush: a block of which a page is taken is broken, and its table shown after the
-    /// flush with the pages missing already. At most [`STOCK`] tables are made, so the batch may end
-    /// early: see [`Pages::done`], which is at least 1. On an error nothing has changed.
+    /// One batch, one flush: a block of which a page is taken is broken, and its table shown after
+    /// the flush with the pages missing already. At most 8 tables are made, so the batch
+    /// may end early: see [`Pages::done`], which is at least 1. On an error nothing has changed.
     pub fn take_pages(&self, pages: &[Ipa]) -> Result<(Pages, Flushed<'_>), TakeError> {
         let mut edit = self.edit();
         let plan = self.plan(edit.root(), pages, Mark::Ballooned);
@@ -73,7 +73,8 @@ impl<'m> Space<'m> {
     /// Takes all that is mapped in `range` out of the space and leaves `mark`: each block, and each
     /// table that lies within, by one store.
     ///
-    /// May end early, after a bounded number of tables: see [`Taken::next`]. On an error nothing has changed.
+    /// May end early, after a bounded number of tables: see [`Taken::next`]. On an error nothing
+    /// has changed.
     pub fn take_range(&self, range: IpaRange, mark: Mark) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
         let range = self.widen(range, mark);
@@ -90,8 +91,8 @@ impl<'m> Space<'m> {
         Ok(Taken { flushed, next: Some(reached).filter(|&reached| reached < range.end) })
     }
 
-    /// Takes everything out of the space, which is as it was when it was made; returns when all of it is retired.
-    /// Takes as long as there are tables.
+    /// Takes everything out of the space, which is as it was when it was made; returns when all of
+    /// it is retired. Takes as long as there are tables.
     pub fn clear(&self) -> Result<GracePeriod, TakeError> {
         let mut range = self.ram();
         loop {
@@ -105,8 +106,8 @@ impl<'m> Space<'m> {
         }
     }
 
-    /// Widens a range that reaches to an end of RAM over what lies beyond, where nothing is mapped: then the tables
-    /// that RAM does not fill leave with it.
+    /// Widens a range that reaches to an end of RAM over what lies beyond, where nothing is mapped:
+    /// then the tables that RAM does not fill leave with it.
     fn widen(&self, range: IpaRange, mark: Mark) -> IpaRange {
         let block = Order::BLOCK_1G.bytes();
         if mark == Mark::Ballooned || range.is_empty() {
@@ -135,7 +136,8 @@ impl<'m> Space<'m> {
         })
     }
 
-    /// Plans a batch that leaves `mark`: how many of `pages` can be dealt with, and how many tables that takes at most.
+    /// Plans a batch that leaves `mark`: how many of `pages` can be dealt with, and how many tables
+    /// that takes at most.
     pub(super) fn plan(&self, root: Table<'_>, pages: &[Ipa], mark: Mark) -> Plan {
         let mut tables = 0;
         let mut before = None;
@@ -172,7 +174,8 @@ fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
     if nothing_to_do { 0 } else { Level::Three as usize - place.level() as usize }
 }
 
-/// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie within blocks.
+/// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie
+/// within blocks.
 pub(super) fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
     let for_end = |end: Ipa| {
         // The entry that must be a table, for one below it to begin here.
@@ -221,8 +224,8 @@ impl<'s> Edit<'s, '_> {
         }
     }
 
-    /// Removes all that `table` and the tables below it map in `range`, leaving `mark`; returns where
-    /// it stopped.
+    /// Removes all that `table` and the tables below it map in `range`, leaving `mark`; returns
+    /// where it stopped.
     fn take_in(&mut self, table: Table<'s>, range: IpaRange, mark: Mark) -> Ipa {
         let mut at = range.start;
         while at < range.end {
@@ -279,11 +282,12 @@ impl<'s> Edit<'s, '_> {
     }
 }
 
-/// How many entries a batch looks at to find tables that have become empty. A guest that names pages
-/// so that more would be needed keeps its tables.
+/// How many entries a batch looks at to find tables that have become empty. A guest that names
+/// pages so that more would be needed keeps its tables.
 pub(super) const MOST_LOOKED_AT: usize = 4096;
 
-/// Returns the order of the largest entry below level 1 that begins where `range` begins and lies within it.
+/// Returns the order of the largest entry below level 1 that begins where `range` begins and lies
+/// within it.
 pub(super) fn largest_within(range: &IpaRange) -> Order {
     let block = Order::BLOCK_2M;
     let end = range.start.checked_add(block.bytes());

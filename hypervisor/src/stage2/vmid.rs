@@ -1,8 +1,8 @@
 //! Which VMID a guest's translations are tagged with.
 //!
 //! A VMID is handed out again only in a later *generation*, and a generation begins with the
-//! invalidation of every guest's TLB entries on all CPUs, so that nothing a dead guest left behind is
-//! taken for a living one's. Guests keep their VMID for life: there are far fewer of them
+//! invalidation of every guest's TLB entries on all CPUs, so that nothing a dead guest left behind
+//! is taken for a living one's. Guests keep their VMID for life: there are far fewer of them
 //! (`MAX_GUESTS`) than the 255 VMIDs of the smallest CPU, so a new generation never has to take one
 //! away from a guest that is running, and the guest entry compares nothing. (Linux, with more
 //! address spaces than ASIDs, pays a compare at each switch and tracks what each CPU has loaded.)

@@ -1,14 +1,14 @@
 //! Walking a guest's tables in software, without a lock.
 //!
-//! A walk loads one descriptor a level with *acquire* and follows it. It pairs with the *release* with
-//! which an edit stores a descriptor: whoever sees a table's address sees the table's contents (the
-//! litmus shape MP). Nothing else is needed against edits that only change leaves.
+//! A walk loads one descriptor a level with *acquire* and follows it. It pairs with the *release*
+//! with which an edit stores a descriptor: whoever sees a table's address sees the table's contents
+//! (the litmus shape MP). Nothing else is needed against edits that only change leaves.
 //!
-//! Against edits that take tables away there is the epoch: a [`Table`] lives as long as the pin (or the
-//! writer lock) that it was made under, and a table that an edit unlinks is not reused before every
-//! pin of that time is gone. A walk that already stood in such a table reads what was there when it was
-//! unlinked, since nobody changes a table that is no longer linked. No reference to the crate's
-//! `PageTable` is ever made here, only to the one word that is being read.
+//! Against edits that take tables away there is the epoch: a [`Table`] lives as long as the pin (or
+//! the writer lock) that it was made under, and a table that an edit unlinks is not reused before
+//! every pin of that time is gone. A walk that already stood in such a table reads what was there
+//! when it was unlinked, since nobody changes a table that is no longer linked. No reference to the
+//! crate's `PageTable` is ever made here, only to the one word that is being read.
 #![expect(unsafe_code, reason = "reads table memory through raw pointers")]
 
 use super::descriptor::{ENTRIES, Entry, Level, Mark};
@@ -49,8 +49,8 @@ impl<'p> Table<'p> {
     #[inline]
     pub(crate) fn slots(self) -> &'p [AtomicU64; ENTRIES] {
         let table = arch::memory::pointer(self.pa).cast::<[AtomicU64; ENTRIES]>();
-        // SAFETY: a table is 512 aligned words that are only ever accessed atomically while they can
-        // be reached, and the maker of `self` promised that it stays one for `'p`.
+        // SAFETY: a table is 512 aligned words that are only ever accessed atomically while they
+        // can be reached, and the maker of `self` promised that it stays one for `'p`.
         unsafe { table.as_ref() }
     }
 
@@ -66,8 +66,8 @@ impl<'p> Table<'p> {
         match entry {
             Entry::Table(pa) | Entry::Pending(pa) => {
                 let level = self.level.below()?;
-                // SAFETY: the descriptor was read within `'p`, so the table could be reached within it and
-                // cannot be reused before its end.
+                // SAFETY: the descriptor was read within `'p`, so the table could be reached within
+                // it and cannot be reused before its end.
                 Some(unsafe { Table::new(pa, level) })
             }
             Entry::Absent(_) | Entry::Leaf(_) => None,
@@ -87,7 +87,8 @@ impl<'p> Table<'p> {
         }
     }
 
-    /// Returns the descriptor for `ipa` in the table of `level`, or the one above that ends the walk.
+    /// Returns the descriptor for `ipa` in the table of `level`, or the one above that ends the
+    /// walk.
     pub(crate) fn find_at(self, ipa: Ipa, level: Level) -> Place<'p> {
         let mut table = self;
         loop {

@@ -1,10 +1,10 @@
 //! TLB maintenance, recorded; and a TLB that it is done to.
 //!
-//! The model stands for the TLBs of all CPUs at once, and caches all that an MMU may: leaves and the
-//! tables on the way to them ([`access`]). Nothing leaves it but by invalidation, and by no more of it than
-//! the architecture promises: an invalidation by address reaches the entries for that one
-//! address, unless the CPU has FEAT_TLBIRANGE. [`check`] tells what a guest could still reach that its
-//! tables do not lead to any more.
+//! The model stands for the TLBs of all CPUs at once, and caches all that an MMU may: leaves and
+//! the tables on the way to them ([`access`]). Nothing leaves it but by invalidation, and by no
+//! more of it than the architecture promises: an invalidation by address reaches the entries for
+//! that one address, unless the CPU has FEAT_TLBIRANGE. [`check`] tells what a guest could still
+//! reach that its tables do not lead to any more.
 #![expect(unsafe_code, reason = "reads tables as an MMU does")]
 
 use super::{features, memory};
@@ -46,7 +46,8 @@ pub struct Stale {
     pub now: u64,
 }
 
-/// The entries of one VMID: by level and number of the entry in the whole address space, the descriptor.
+/// The entries of one VMID: by level and number of the entry in the whole address space, the
+/// descriptor.
 type Entries = HashMap<(u8, u64), u64>;
 
 #[derive(Default)]
@@ -66,7 +67,8 @@ fn with_tlb<R>(with: impl FnOnce(&mut Tlb) -> R) -> R {
     with(tlb.get_or_insert_with(Tlb::default))
 }
 
-/// Runs `with` while what this thread asks of the TLBs is recorded and not done: for tests of tests.
+/// Runs `with` while what this thread asks of the TLBs is recorded and not done: for tests of
+/// tests.
 pub fn without_effect<R>(with: impl FnOnce() -> R) -> R {
     BROKEN.set(true);
     let result = with();
@@ -126,8 +128,8 @@ pub fn invalidate_all_guests() {
     });
 }
 
-/// Translates `ipa` as the MMU of a CPU that runs the guest that `vttbr` names, from what is cached as
-/// far as that goes, and caches all it meets. `None` is a fault.
+/// Translates `ipa` as the MMU of a CPU that runs the guest that `vttbr` names, from what is cached
+/// as far as that goes, and caches all it meets. `None` is a fault.
 pub fn access(vttbr: u64, ipa: Ipa) -> Option<Pa> {
     access_with(vttbr, ipa, |pa| pa)
 }
@@ -158,8 +160,8 @@ pub fn access_with<R>(vttbr: u64, ipa: Ipa, with: impl FnOnce(Pa) -> R) -> Optio
     })
 }
 
-/// Finds an entry for the guest that `vttbr` names that is not what a walk finds now. To be asked while no
-/// edit is under way.
+/// Finds an entry for the guest that `vttbr` names that is not what a walk finds now. To be asked
+/// while no edit is under way.
 pub fn check(vttbr: u64) -> Result<(), Stale> {
     with_tlb(|tlb| {
         let Some(entries) = tlb.of.get(&vmid(vttbr)) else { return Ok(()) };
@@ -175,8 +177,8 @@ pub fn check(vttbr: u64) -> Result<(), Stale> {
     })
 }
 
-/// Finds a place where the tables of the guest that `vttbr` names lead elsewhere than a TLB entry does, both
-/// valid: break-before-make was not kept. May be asked at any time.
+/// Finds a place where the tables of the guest that `vttbr` names lead elsewhere than a TLB entry
+/// does, both valid: break-before-make was not kept. May be asked at any time.
 pub fn check_break_before_make(vttbr: u64, ipa: Ipa) -> Result<(), Stale> {
     with_tlb(|tlb| {
         let Some(entries) = tlb.of.get(&vmid(vttbr)) else { return Ok(()) };
@@ -208,8 +210,8 @@ fn walk(root: Pa, level: u8, ipa: Ipa) -> u64 {
 
 fn descriptor(table: Pa, number: u64) -> u64 {
     let words = memory::pointer(table).cast::<AtomicU64>();
-    // SAFETY: the pointer is to a frame in the arena, which is never freed, and the index within it;
-    // tables are accessed atomically.
+    // SAFETY: the pointer is to a frame in the arena, which is never freed, and the index within
+    // it; tables are accessed atomically.
     unsafe { words.add((number % 512) as usize).as_ref() }.load(Ordering::Acquire)
 }
 

@@ -8,7 +8,8 @@ use crate::mem::Order;
 
 const MIB: u64 = 1 << 20;
 
-/// Makes a space of which the guest has used the first 4 MiB, page by page, so that they are in the TLBs.
+/// Makes a space of which the guest has used the first 4 MiB, page by page, so that they are in the
+/// TLBs.
 fn used_space() -> (&'static Memory, Space<'static>) {
     let (memory, space) = space(64 * MIB, 16 * MIB);
     for offset in [0, 2 * MIB] {
@@ -109,4 +110,20 @@ fn a_vmid_is_invalidated_for_the_guest_whose_tables_changed() {
     assert_eq!(tlb::take_log(one.vttbr()), []);
     assert_eq!(tlb::take_log(two.vttbr()).len(), 1);
     assert_eq!(tlb::check(two.vttbr()), Ok(()));
+}
+
+/// The negative control of what the threads of `stress.rs` look for.
+#[test]
+fn a_valid_entry_replaced_by_another_without_a_break_is_noticed() {
+    let noticed = (0..100).any(|_| {
+        let (_, space) = used_space();
+        assert_eq!(tlb::check_break_before_make(space.vttbr(), at(0)), Ok(()));
+        let (one, other) =
+            (space.root_for_edit().find(at(0)), space.root_for_edit().find(at(2 * MIB)));
+        one.slot.store(other.bits, crate::sync::Ordering::Release);
+        let found = tlb::check_break_before_make(space.vttbr(), at(0)).is_err();
+        one.slot.store(one.bits, crate::sync::Ordering::Release);
+        found
+    });
+    assert!(noticed);
 }

@@ -32,8 +32,9 @@ fn guest(number: usize) -> GuestId {
     GuestId::new(number).unwrap()
 }
 
-/// Makes memory of `bytes`, at least 4 MiB: the first 2 MiB are the table pool, the rest is free. (What
-/// `host::memory` makes begins at a multiple of 1 GiB, and the arena has room for 16 of these.)
+/// Makes memory of `bytes`, at least 4 MiB: the first 2 MiB are the table pool, the rest is free.
+/// (What `host::memory` makes begins at a multiple of 1 GiB, and the arena has room for 16 of
+/// these.)
 fn memory(bytes: u64) -> &'static Memory {
     let range = arch::memory::take(bytes, if bytes < BLOCK_1G { BLOCK_2M } else { BLOCK_1G });
     let memory = Memory::new(host::frame_table(core::slice::from_ref(&range)));

@@ -1,9 +1,10 @@
 //! Random operations, each compared with a plain model.
 //!
-//! The model is a map from pages to what they are. After every operation the space must say the same of
-//! every page that is looked at, byte for byte where it is mapped; tables, records and counters
-//! must agree (the audit); no frame may be lost; and no TLB may hold what the tables do not say.
-//! Allocations are made to fail at every point: after an error nothing may have changed at all.
+//! The model is a map from pages to what they are. After every operation the space must say the
+//! same of every page that is looked at, byte for byte where it is mapped; tables, records and
+//! counters must agree (the audit); no frame may be lost; and no TLB may hold what the tables do
+//! not say. Allocations are made to fail at every point: after an error nothing may have changed at
+//! all.
 
 use super::super::{Mark, PopulateError, Populated, Run, Space, TakeError};
 use super::*;
@@ -50,7 +51,8 @@ enum Op {
     /// The guest uses an address, so that it is in the TLBs.
     Access(u64),
     Settle,
-    /// A walker on another CPU finds an address, and holds on to it until the next `Watch` or `Unwatch`.
+    /// A walker on another CPU finds an address, and holds on to it until the next `Watch` or
+    /// `Unwatch`.
     Watch(u64),
     Unwatch,
 }
@@ -163,8 +165,8 @@ impl Test {
         self.look_at_what_is_watched();
     }
 
-    /// Does `op` to the space and to the model. An error is that of an allocation; any other outcome that
-    /// the model does not expect is a panic.
+    /// Does `op` to the space and to the model. An error is that of an allocation; any other
+    /// outcome that the model does not expect is a panic.
     fn perform(&mut self, op: &Op) -> Result<(), ()> {
         match op {
             Op::Populate(page, order) => self.populate(*page, *order),
@@ -390,7 +392,8 @@ impl Test {
         runs
     }
 
-    /// Returns the frames that the guest has not (free, in the pool, or about to be), its memory and its tables.
+    /// Returns the frames that the guest has not (free, in the pool, or about to be), its memory
+    /// and its tables.
     fn frames(&self) -> (u64, u64, u64) {
         let counts = self.memory.counts();
         let of = counts.guest(self.space.guest());

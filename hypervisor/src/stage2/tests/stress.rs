@@ -1,8 +1,9 @@
 //! Threads for CPUs: guests run, balloons move memory between them, and walkers, dumps and audits
 //! look on.
 //!
-//! A guest writes to each page a tag that names itself and the page. Whatever it reads, through a TLB
-//! or not, is its own tag or zero; anything else is a page that was reused too early or not zeroed.
+//! A guest writes to each page a tag that names itself and the page. Whatever it reads, through a
+//! TLB or not, is its own tag or zero; anything else is a page that was reused too early or not
+//! zeroed.
 #![expect(unsafe_code, reason = "a guest's loads and stores")]
 
 use super::super::{Mark, PopulateError};
@@ -110,8 +111,8 @@ fn look(space: &Space<'_>, random: &mut Random) {
     }
 }
 
-/// Returns what a thread does: `work`, as CPU `cpu`, until all are to stop. A failure anywhere stops
-/// them all, so that it is reported.
+/// Returns what a thread does: `work`, as CPU `cpu`, until all are to stop. A failure anywhere
+/// stops them all, so that it is reported.
 fn worker<'a>(
     stop: &'a AtomicBool,
     cpu: usize,

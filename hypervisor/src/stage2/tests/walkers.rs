@@ -16,7 +16,8 @@ fn pin_elsewhere(memory: &'static Memory) -> Pin<'static> {
     pin
 }
 
-/// Makes a space whose first 2 MiB are mapped by pages, and gives a walker's place: the table of these pages.
+/// Makes a space whose first 2 MiB are mapped by pages, and gives a walker's place: the table of
+/// these pages.
 fn walker(pin: &Pin<'static>, space: &Space<'static>) -> Table<'static> {
     for page in 0..512 {
         space.populate(at(page * PAGE_SIZE), Order::PAGE).unwrap();

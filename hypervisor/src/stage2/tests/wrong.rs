@@ -96,7 +96,8 @@ fn a_frame_of_another_owner_is_found() {
 fn a_page_in_place_of_its_block_is_found() {
     let (memory, space) = sound_space();
     let ipa = at(516 * PAGE_SIZE);
-    // The first page of the block at 0: the guest's frame, but its record tells of a block elsewhere.
+    // The first page of the block at 0: the guest's frame, but its record tells of a block
+    // elsewhere.
     let block = bits_of(&space, at(0));
     let bits = overwrite(&space, ipa, block | 2);
     let found = findings(&audit(memory, &[&space]));
