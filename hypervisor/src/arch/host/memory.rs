@@ -56,7 +56,7 @@ pub fn pointer(pa: Pa) -> NonNull<u8> {
     unsafe { arena().add(offset as usize) }
 }
 
-/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer`].
+/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`].
 pub fn map_hypervisor(_range: PaRange) {}
 
 /// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.
