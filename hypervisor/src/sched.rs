@@ -167,6 +167,7 @@ impl Cpu {
                     let guest = loaded.guest;
                     let vcpu = loaded.vcpu;
                     self.forget();
+                    guest.kick(self.system, guest.gic.power_off(vcpu.index));
                     vcpu.set_state(State::Off);
                     guest.vcpu_has_left(self.system);
                     return;

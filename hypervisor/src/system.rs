@@ -258,13 +258,4 @@ pub fn log_machine(system: &System, features: &Features) {
         system.list_registers()
     );
     log::info!("CPU: {features}");
-    log::info!(
-        "gic {} guest {} vcpu {} balloon {} machine {} memory {}",
-        size_of::<crate::device::gic::Gic>(),
-        size_of::<Guest>(),
-        size_of::<crate::vcpu::Vcpu>(),
-        size_of::<crate::guest::BalloonSlot>(),
-        size_of::<Machine>(),
-        size_of::<Memory>()
-    );
 }

@@ -2,7 +2,7 @@
 
 use super::syndrome::{DataAbort, Fault, fault_ipa, injected};
 use super::{Next, mmio, skip_instruction};
-use crate::addr::Ipa;
+use crate::addr::{Ipa, PAGE_SIZE};
 use crate::arch::{context, entry};
 use crate::mem::Order;
 use crate::sched::Loaded;
@@ -49,6 +49,10 @@ pub fn instruction(_system: &'static System, loaded: &mut Loaded, _fault: Fault)
 fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next {
     match loaded.guest.space.populate(ipa, TOUCH) {
         Ok(_) => {}
+        Err(PopulateError::Ballooned) if loaded.guest.may_use_untold() => {
+            // As if it had asked for the page back; the access, tried again, populates it.
+            return_page(loaded, ipa);
+        }
         Err(PopulateError::Ballooned) => {
             absent(loaded, ipa, instruction, write, "the page is in the balloon");
         }
@@ -60,6 +64,16 @@ fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next
         }
     }
     Next::Resume
+}
+
+#[cold]
+fn return_page(loaded: &Loaded, ipa: Ipa) {
+    match loaded.guest.space.return_pages(&[ipa.align_down(PAGE_SIZE)]) {
+        Ok((_, flushed)) => {
+            flushed.retire();
+        }
+        Err(_) => out_of_memory(loaded, ipa),
+    }
 }
 
 #[cold]

@@ -105,8 +105,11 @@ pub fn take(system: &'static System, mut loaded: Option<&mut Loaded>) -> bool {
                 look = true;
             }
             gic::MAINTENANCE => {
-                if let Some(loaded) = loaded.as_deref_mut() {
-                    loaded.guest.gic.mark_dirty(loaded.vcpu.index);
+                // It is asserted for as long as its cause is in the list registers: they are brought up to
+                // date before it is looked for again.
+                match loaded.as_deref_mut() {
+                    Some(loaded) => sync(system, loaded),
+                    None => gic::set_virtual_control(0),
                 }
             }
             intid::VIRTUAL_TIMER | intid::PHYSICAL_TIMER => {

@@ -4,7 +4,7 @@ use super::{BalloonSlot, Guest};
 use crate::addr::{Ipa, IpaRange};
 use crate::arch::time;
 use crate::device::gic::intid;
-use crate::device::virtio::balloon::{BATCH, BalloonBackend, Mistake, Outcome};
+use crate::device::virtio::balloon::{BATCH, BalloonBackend, Mistake, Outcome, feature};
 use crate::device::virtio::{Context, Progress};
 use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason, Width};
 use crate::guest::layout;
@@ -138,6 +138,12 @@ impl Guest {
             self.kick(system, self.gic.inject_spi(intid, slot.line()));
         }
         self.balloon_work.store(slot.outstanding().is_more(), Ordering::Release);
+    }
+
+    /// Says whether its driver may use a page of the balloon before it has told so: unless it accepted
+    /// `VIRTIO_BALLOON_F_MUST_TELL_HOST` (virtio 1.2, section 5.5.6.1).
+    pub fn may_use_untold(&self) -> bool {
+        self.balloon.lock().device().negotiated_features() & feature::MUST_TELL_HOST == 0
     }
 
     /// Says whether the balloon's queues hold work.
