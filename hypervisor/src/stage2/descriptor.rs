@@ -7,8 +7,7 @@
 //! |---|---|
 //! | 0 | empty: populated by the first touch |
 //! | `SWFLAG_0` (55) alone | ballooned: the guest gave it up, touching it is the guest's mistake |
-//! | `SWFLAG_1` (56) and a table's address | pending: a block was broken, its table is not made yet
-//! |
+//! | `SWFLAG_1` (56) and a table's address | pending: a block was broken, its table comes |
 //!
 //! *Pending* is how break-before-make looks to software: the hardware sees nothing, the walkers of
 //! Sluice go on through the table that will be there in a moment, so that they never wait for it.

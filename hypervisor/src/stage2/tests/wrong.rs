@@ -81,12 +81,11 @@ fn a_frame_of_another_owner_is_found() {
     ] {
         overwrite(&space, ipa, pa.as_u64() | flags);
         let found = findings(&audit(memory, &[&space, &other_guest]));
-        assert!(
-            found.iter().any(
-                |f| matches!(f, Finding::NotRecorded { ipa: at, owner, .. } if (*at, *owner) == (ipa, expected))
-            ),
-            "{found:?}"
-        );
+        let expected = |finding: &Finding| {
+            matches!(*finding, Finding::NotRecorded { ipa: at, owner, .. }
+                if at == ipa && owner == expected)
+        };
+        assert!(found.iter().any(expected), "{found:?}");
     }
     overwrite(&space, ipa, bits);
     assert_sound(memory, &[&space, &other_guest]);
