@@ -233,4 +233,31 @@ mod tests {
         }
         assert_eq!(Placement::find(Image { offset: 0, size: 1 }, 0, 4 << 20).unwrap().initrd, None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_fits_is_apart_and_in_memory(
+            offset in 0u64..8 << 20,
+            size in 1u64..1 << 30,
+            initrd in 0u64..1 << 30,
+            blocks in 1u64..2048,
+        ) {
+            let memory = blocks * BLOCK_2M;
+            let Ok(placed) = Placement::find(Image { offset, size }, initrd, memory) else {
+                // Two blocks beside the images are always enough.
+                assert!(offset + size + initrd + 2 * BLOCK_2M > memory);
+                return Ok(());
+            };
+            let at = |ipa: Ipa| ipa.as_u64() - RAM_START.as_u64();
+            let tree = at(placed.device_tree);
+            assert!(at(placed.kernel) + size <= tree);
+            assert_eq!(placed.initrd.is_some(), initrd > 0);
+            let end = placed.initrd.map_or(tree + DEVICE_TREE_MAX, |range| {
+                assert!(tree + DEVICE_TREE_MAX <= at(range.start));
+                assert_eq!(at(range.end) - at(range.start), initrd);
+                at(range.end)
+            });
+            assert!(end <= memory);
+        }
+    }
 }

@@ -109,7 +109,7 @@ fn write(machine: &Description<'_>) -> Vec<u8> {
     }
     root.add_child(interrupt_controller(machine.vcpus));
     let uart = uart();
-    let uart_path = format!("/{}", (&uart).name());
+    let uart_path = format!("/{}", uart.name());
     root.add_child(uart);
     for slot in 0..layout::VIRTIO_SLOTS {
         root.add_child(virtio_slot(slot));
