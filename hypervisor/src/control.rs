@@ -45,7 +45,7 @@ unsafe impl Hal for DeviceMemory {
     }
 
     unsafe fn mmio_phys_to_virt(pa: PhysAddr, _size: usize) -> NonNull<u8> {
-        crate::arch::memory::pointer(Pa::new(pa as u64))
+        crate::arch::memory::pointer(Pa::new(pa))
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {

@@ -77,19 +77,13 @@ registers! {
 }
 
 /// The FP/SIMD registers of a vCPU.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[repr(C, align(16))]
 pub struct FloatingPoint {
     /// V0 to V31, 128 bits each.
     v: [u128; 32],
     fpcr: u64,
     fpsr: u64,
-}
-
-impl Default for FloatingPoint {
-    fn default() -> Self {
-        Self { v: [0; 32], fpcr: 0, fpsr: 0 }
-    }
 }
 
 impl FloatingPoint {

@@ -46,15 +46,17 @@ pub struct Stack<const SIZE: usize> {
 unsafe impl<const SIZE: usize> Sync for Stack<SIZE> {}
 
 impl<const SIZE: usize> Stack<SIZE> {
-    const EMPTY: Self = Self { guard: [0; 4096], bytes: UnsafeCell::new([0; SIZE]) };
+    const fn new() -> Self {
+        Self { guard: [0; 4096], bytes: UnsafeCell::new([0; SIZE]) }
+    }
 }
 
 /// The first CPU's stack.
-pub static BOOT_STACK: Stack<BOOT_STACK_SIZE> = Stack::EMPTY;
+pub static BOOT_STACK: Stack<BOOT_STACK_SIZE> = Stack::new();
 /// How many bytes it has, its guard page included.
 pub(super) const BOOT_STACK_BYTES: usize = size_of::<Stack<BOOT_STACK_SIZE>>();
 /// The others', in order.
-static STACKS: [Stack<STACK_SIZE>; MAX_CPUS - 1] = [const { Stack::EMPTY }; MAX_CPUS - 1];
+static STACKS: [Stack<STACK_SIZE>; MAX_CPUS - 1] = [const { Stack::new() }; MAX_CPUS - 1];
 
 /// Returns the pages that EL2's stage 1 leaves out, by ascending address within each kind of stack.
 pub(super) fn guards() -> impl Iterator<Item = usize> + Clone {

@@ -26,7 +26,7 @@ pub fn map_hypervisor(range: PaRange) {
 pub unsafe fn zero(start: NonNull<u8>, bytes: usize) {
     let block = super::features().zva_bytes as usize;
     let first = start.as_ptr().addr();
-    if block == 0 || first % block != 0 || bytes % block != 0 {
+    if block == 0 || !first.is_multiple_of(block) || !bytes.is_multiple_of(block) {
         // SAFETY: the caller's promise.
         unsafe { start.write_bytes(0, bytes) };
     } else {

@@ -41,11 +41,13 @@ const TABLES: usize = 40;
 pub(super) struct Table(pub [AtomicU64; 512]);
 
 impl Table {
-    const EMPTY: Self = Self([const { AtomicU64::new(0) }; 512]);
+    pub(super) const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 512])
+    }
 }
 
-static POOL: [Table; TABLES] = [const { Table::EMPTY }; TABLES];
-static ROOTS: [Table; MAX_CPUS] = [const { Table::EMPTY }; MAX_CPUS];
+static POOL: [Table; TABLES] = [const { Table::new() }; TABLES];
+static ROOTS: [Table; MAX_CPUS] = [const { Table::new() }; MAX_CPUS];
 
 /// The entry of the root where each CPU's window hangs.
 pub(super) const WINDOW_ENTRY: usize = 511;
@@ -101,6 +103,7 @@ static SHARED: Mutex<Option<Builder>> = Mutex::new(None);
 
 impl Builder {
     /// Makes tables that hold the image.
+    #[expect(clippy::new_without_default, reason = "there is one set of tables, made once")]
     pub fn new() -> Self {
         let mut builder = Self(RootTable::new(Tables { used: 0 }, 0, El2));
         let Image { start, text_end, rodata_end, end } = image();

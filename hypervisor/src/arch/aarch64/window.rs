@@ -29,13 +29,9 @@ struct Window {
     level3: Table,
 }
 
-static WINDOWS: [Window; MAX_CPUS] = [const {
-    Window {
-        level1: Table([const { AtomicU64::new(0) }; 512]),
-        level2: Table([const { AtomicU64::new(0) }; 512]),
-        level3: Table([const { AtomicU64::new(0) }; 512]),
-    }
-}; MAX_CPUS];
+static WINDOWS: [Window; MAX_CPUS] =
+    [const { Window { level1: Table::new(), level2: Table::new(), level3: Table::new() } };
+        MAX_CPUS];
 
 fn table_descriptor(table: &Table) -> u64 {
     core::ptr::from_ref(table).expose_provenance() as u64 | TABLE
