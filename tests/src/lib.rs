@@ -13,3 +13,4 @@ pub mod initramfs;
 pub mod machine;
 pub mod monitor;
 pub mod shell;
+pub mod timeline;

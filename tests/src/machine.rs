@@ -214,7 +214,9 @@ impl Machine {
         let log = logs.join(format!("{}.log", plan.name));
         let errors = logs.join(format!("{}.qemu", plan.name));
 
-        let mut command = Command::new(&plan.qemu);
+        // Should this process be killed, the machine is to end with it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&plan.qemu);
         let machine = if plan.hypervisor { "virt,virtualization=on" } else { "virt" };
         command
             .args(["-machine", &format!("{machine},gic-version=3")])
