@@ -8,18 +8,14 @@
 //! - PSCI has the ids of version 0.2 and later only, which are fixed, and so are not listed.
 //! - What is not emulated (PCIe, RTC, GPIO, flash, fw-cfg, ITS, PMU) is not there.
 
+use super::fdt::Writer;
 use super::layout;
 use super::seed::Seed;
 use crate::addr::IpaRange;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
-use dtoolkit::fdt::Fdt;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, Property, ToPropertyValue};
 
-const KASLR_SEED: &str = "kaslr-seed";
-const RNG_SEED: &str = "rng-seed";
+const UART_PATH: &str = "/pl011@9000000";
 const PHANDLE_GIC: u32 = 1;
 const PHANDLE_CLOCK: u32 = 2;
 /// The PL011's clock in Hz, as `virt` has it.
@@ -50,7 +46,8 @@ pub struct Description<'a> {
 /// allocates nothing, as the guest itself can start anew at any time.
 pub struct MachineTree {
     blob: Vec<u8>,
-    kaslr_seed: Option<usize>,
+    /// Where in it the seeds are.
+    kaslr_seed: usize,
     rng_seed: Option<usize>,
 }
 
@@ -59,14 +56,27 @@ impl MachineTree {
     ///
     /// It takes about 3 KiB, 150 bytes for each vCPU, and the command line.
     pub fn new(machine: &Description<'_>) -> Self {
-        let blob = write(machine);
-        let offset = |name: &str| {
-            let tree = Fdt::new(&blob).ok()?;
-            let property = tree.find_node("/chosen")?.property(name)?.value().as_ptr_range();
-            property.start.addr().checked_sub(blob.as_ptr().addr())
-        };
-        let (kaslr_seed, rng_seed) = (offset(KASLR_SEED), offset(RNG_SEED));
-        Self { blob, kaslr_seed, rng_seed }
+        let mut tree = Writer::new();
+        tree.cells("interrupt-parent", &[PHANDLE_GIC]);
+        tree.text("model", &["linux,dummy-virt"]);
+        tree.cells("#size-cells", &[2]);
+        tree.cells("#address-cells", &[2]);
+        tree.text("compatible", &["linux,dummy-virt"]);
+        psci(&mut tree);
+        memory(&mut tree, machine.memory);
+        cpus(&mut tree, machine.vcpus);
+        timer(&mut tree);
+        clock(&mut tree);
+        interrupt_controller(&mut tree, machine.vcpus);
+        uart(&mut tree);
+        for slot in 0..layout::VIRTIO_SLOTS {
+            virtio_slot(&mut tree, slot);
+        }
+        tree.begin("aliases");
+        tree.text("serial0", &[UART_PATH]);
+        tree.end();
+        let (kaslr_seed, rng_seed) = chosen(&mut tree, machine);
+        Self { blob: tree.finish(), kaslr_seed, rng_seed }
     }
 
     /// Returns the blob, in which the random numbers are zero.
@@ -86,9 +96,7 @@ impl MachineTree {
         mut each: impl FnMut(usize, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         each(0, &self.blob)?;
-        if let Some(at) = self.kaslr_seed {
-            each(at, &seed.kaslr.to_be_bytes())?;
-        }
+        each(self.kaslr_seed, &seed.kaslr.to_be_bytes())?;
         if let (Some(at), Some(seed)) = (self.rng_seed, &seed.rng) {
             each(at, seed)?;
         }
@@ -96,158 +104,118 @@ impl MachineTree {
     }
 }
 
-fn write(machine: &Description<'_>) -> Vec<u8> {
-    let mut tree = DeviceTree::new();
-    let root = &mut tree.root;
-    set(root, "interrupt-parent", PHANDLE_GIC);
-    set(root, "model", "linux,dummy-virt");
-    set(root, "#size-cells", 2u32);
-    set(root, "#address-cells", 2u32);
-    set(root, "compatible", "linux,dummy-virt");
-    for node in [psci(), memory(machine.memory), cpus(machine.vcpus), timer(), clock()] {
-        root.add_child(node);
-    }
-    root.add_child(interrupt_controller(machine.vcpus));
-    let uart = uart();
-    let uart_path = format!("/{}", uart.name());
-    root.add_child(uart);
-    for slot in 0..layout::VIRTIO_SLOTS {
-        root.add_child(virtio_slot(slot));
-    }
-    let mut aliases = node("aliases");
-    set(&mut aliases, "serial0", uart_path.as_str());
-    root.add_child(aliases);
-    root.add_child(chosen(machine, &uart_path));
-    tree.to_dtb()
-}
-
-/// Makes a node; every name here is a valid one.
-fn node(name: impl Into<String>) -> DeviceTreeNode {
-    DeviceTreeNode::new_unchecked(name)
-}
-
-/// Makes a node with registers: its name ends in their address.
-fn device(name: &str, registers: &[IpaRange]) -> DeviceTreeNode {
+/// Begins a node with registers: its name ends in their address.
+fn begin_device(tree: &mut Writer, name: &str, registers: &[IpaRange]) {
     let start = registers.first().map_or(0, |range| range.start.as_u64());
-    let mut device = node(format!("{name}@{start:x}"));
+    tree.begin(&format!("{name}@{start:x}"));
     let mut reg = Vec::new();
     for range in registers {
         let size = range.end.as_u64() - range.start.as_u64();
-        for value in [range.start.as_u64(), size] {
-            reg.extend([(value >> 32) as u32, value as u32]);
-        }
+        reg.extend_from_slice(&range.start.as_u64().to_be_bytes());
+        reg.extend_from_slice(&size.to_be_bytes());
     }
-    set(&mut device, "reg", reg);
-    device
+    tree.property("reg", &reg);
 }
 
-fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
-    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
+fn psci(tree: &mut Writer) {
+    tree.begin("psci");
+    tree.text("method", &["hvc"]);
+    tree.text("compatible", &["arm,psci-1.0", "arm,psci-0.2"]);
+    tree.end();
 }
 
-/// Sets a property without a value.
-fn flag(node: &mut DeviceTreeNode, name: &str) {
-    set(node, name, [0u8; 0]);
-}
-
-fn psci() -> DeviceTreeNode {
-    let mut psci = node("psci");
-    set(&mut psci, "method", "hvc");
-    set(&mut psci, "compatible", ["arm,psci-1.0", "arm,psci-0.2"].as_slice());
-    psci
-}
-
-fn memory(bytes: u64) -> DeviceTreeNode {
+fn memory(tree: &mut Writer, bytes: u64) {
     let end = layout::RAM_START.checked_add(bytes).unwrap_or(layout::RAM_START);
-    let mut memory = device("memory", &[layout::RAM_START..end]);
-    set(&mut memory, "device_type", "memory");
-    memory
+    begin_device(tree, "memory", &[layout::RAM_START..end]);
+    tree.text("device_type", &["memory"]);
+    tree.end();
 }
 
-fn cpus(vcpus: usize) -> DeviceTreeNode {
-    let mut cpus = node("cpus");
-    set(&mut cpus, "#size-cells", 0u32);
-    set(&mut cpus, "#address-cells", 1u32);
+fn cpus(tree: &mut Writer, vcpus: usize) {
+    tree.begin("cpus");
+    tree.cells("#size-cells", &[0]);
+    tree.cells("#address-cells", &[1]);
     for index in 0..vcpus.min(layout::MAX_VCPUS) as u32 {
-        let mut cpu = node(format!("cpu@{index:x}"));
-        set(&mut cpu, "reg", index);
-        set(&mut cpu, "enable-method", "psci");
+        tree.begin(&format!("cpu@{index:x}"));
+        tree.cells("reg", &[index]);
+        tree.text("enable-method", &["psci"]);
         // What it is in detail, a kernel reads in MIDR_EL1.
-        set(&mut cpu, "compatible", "arm,armv8");
-        set(&mut cpu, "device_type", "cpu");
-        cpus.add_child(cpu);
+        tree.text("compatible", &["arm,armv8"]);
+        tree.text("device_type", &["cpu"]);
+        tree.end();
     }
-    cpus
+    tree.end();
 }
 
-fn timer() -> DeviceTreeNode {
-    let mut timer = node("timer");
+fn timer(tree: &mut Writer) {
+    tree.begin("timer");
     // EL1's secure physical, physical and virtual timer, EL2's physical timer.
     let lines = [13, 14, 11, 10].map(|ppi| [PPI, ppi, LEVEL_HIGH]);
-    set(&mut timer, "interrupts", lines.as_flattened());
-    flag(&mut timer, "always-on");
-    set(&mut timer, "compatible", ["arm,armv8-timer", "arm,armv7-timer"].as_slice());
-    timer
+    tree.cells("interrupts", lines.as_flattened());
+    tree.flag("always-on");
+    tree.text("compatible", &["arm,armv8-timer", "arm,armv7-timer"]);
+    tree.end();
 }
 
-fn clock() -> DeviceTreeNode {
-    let mut clock = node("apb-pclk");
-    set(&mut clock, "phandle", PHANDLE_CLOCK);
-    set(&mut clock, "clock-output-names", "clk24mhz");
-    set(&mut clock, "clock-frequency", CLOCK_HZ);
-    set(&mut clock, "#clock-cells", 0u32);
-    set(&mut clock, "compatible", "fixed-clock");
-    clock
+fn clock(tree: &mut Writer) {
+    tree.begin("apb-pclk");
+    tree.cells("phandle", &[PHANDLE_CLOCK]);
+    tree.text("clock-output-names", &["clk24mhz"]);
+    tree.cells("clock-frequency", &[CLOCK_HZ]);
+    tree.cells("#clock-cells", &[0]);
+    tree.text("compatible", &["fixed-clock"]);
+    tree.end();
 }
 
-fn interrupt_controller(vcpus: usize) -> DeviceTreeNode {
-    let mut gic = device("intc", &[layout::DISTRIBUTOR, layout::redistributors(vcpus)]);
-    set(&mut gic, "phandle", PHANDLE_GIC);
+fn interrupt_controller(tree: &mut Writer, vcpus: usize) {
+    begin_device(tree, "intc", &[layout::DISTRIBUTOR, layout::redistributors(vcpus)]);
+    tree.cells("phandle", &[PHANDLE_GIC]);
     // The maintenance interrupt, for hypervisors: there is no EL2, and `virt` lists it
     // nevertheless.
-    set(&mut gic, "interrupts", [PPI, 9, LEVEL_HIGH]);
-    set(&mut gic, "#redistributor-regions", 1u32);
-    set(&mut gic, "compatible", "arm,gic-v3");
-    flag(&mut gic, "ranges");
-    set(&mut gic, "#size-cells", 2u32);
-    set(&mut gic, "#address-cells", 2u32);
-    flag(&mut gic, "interrupt-controller");
-    set(&mut gic, "#interrupt-cells", 3u32);
-    gic
+    tree.cells("interrupts", &[PPI, 9, LEVEL_HIGH]);
+    tree.cells("#redistributor-regions", &[1]);
+    tree.text("compatible", &["arm,gic-v3"]);
+    tree.flag("ranges");
+    tree.cells("#size-cells", &[2]);
+    tree.cells("#address-cells", &[2]);
+    tree.flag("interrupt-controller");
+    tree.cells("#interrupt-cells", &[3]);
+    tree.end();
 }
 
-fn uart() -> DeviceTreeNode {
-    let mut uart = device("pl011", &[layout::UART]);
-    set(&mut uart, "clock-names", ["uartclk", "apb_pclk"].as_slice());
-    set(&mut uart, "clocks", [PHANDLE_CLOCK, PHANDLE_CLOCK]);
-    set(&mut uart, "interrupts", [SPI, layout::UART_SPI, LEVEL_HIGH]);
-    set(&mut uart, "compatible", ["arm,pl011", "arm,primecell"].as_slice());
-    uart
+fn uart(tree: &mut Writer) {
+    begin_device(tree, "pl011", &[layout::UART]);
+    tree.text("clock-names", &["uartclk", "apb_pclk"]);
+    tree.cells("clocks", &[PHANDLE_CLOCK, PHANDLE_CLOCK]);
+    tree.cells("interrupts", &[SPI, layout::UART_SPI, LEVEL_HIGH]);
+    tree.text("compatible", &["arm,pl011", "arm,primecell"]);
+    tree.end();
 }
 
-fn virtio_slot(slot: usize) -> DeviceTreeNode {
-    let mut device = device("virtio_mmio", &[layout::virtio_slot(slot)]);
-    flag(&mut device, "dma-coherent");
-    set(&mut device, "interrupts", [SPI, layout::VIRTIO_FIRST_SPI + slot as u32, LEVEL_HIGH]);
-    set(&mut device, "compatible", "virtio,mmio");
-    device
+fn virtio_slot(tree: &mut Writer, slot: usize) {
+    begin_device(tree, "virtio_mmio", &[layout::virtio_slot(slot)]);
+    tree.flag("dma-coherent");
+    tree.cells("interrupts", &[SPI, layout::VIRTIO_FIRST_SPI + slot as u32, LEVEL_HIGH]);
+    tree.text("compatible", &["virtio,mmio"]);
+    tree.end();
 }
 
-fn chosen(machine: &Description<'_>, uart_path: &str) -> DeviceTreeNode {
-    let mut chosen = node("chosen");
-    set(&mut chosen, "stdout-path", uart_path);
+/// Returns where the seeds are: that of the address layout, and that of the generator, if it gets
+/// one.
+fn chosen(tree: &mut Writer, machine: &Description<'_>) -> (usize, Option<usize>) {
+    tree.begin("chosen");
+    tree.text("stdout-path", &[UART_PATH]);
     if !machine.command_line.is_empty() {
-        set(&mut chosen, "bootargs", machine.command_line);
+        tree.text("bootargs", &[machine.command_line]);
     }
     if let Some(initrd) = &machine.initrd {
-        set(&mut chosen, "linux,initrd-start", initrd.start.as_u64());
-        set(&mut chosen, "linux,initrd-end", initrd.end.as_u64());
+        tree.property("linux,initrd-start", &initrd.start.as_u64().to_be_bytes());
+        tree.property("linux,initrd-end", &initrd.end.as_u64().to_be_bytes());
     }
-    set(&mut chosen, KASLR_SEED, [0u8; 8]);
-    if machine.random {
-        set(&mut chosen, RNG_SEED, [0u8; 32]);
-    }
-    chosen
+    let kaslr_seed = tree.property("kaslr-seed", &[0; 8]);
+    let rng_seed = machine.random.then(|| tree.property("rng-seed", &[0; 32]));
+    tree.end();
+    (kaslr_seed, rng_seed)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #[cfg(target_os = "none")]
 mod balloon;
 pub mod bundle;
+mod fdt;
 pub mod image;
 pub mod layout;
 pub mod loader;

@@ -17,6 +17,10 @@ fn description() -> Description<'static> {
     }
 }
 
+fn write(machine: &Description<'_>) -> Vec<u8> {
+    MachineTree::new(machine).bytes().to_vec()
+}
+
 fn value(node: &FdtNode<'_>, property: &str) -> Vec<u8> {
     node.property(property).unwrap_or_else(|| panic!("{property} is missing")).value().to_vec()
 }
@@ -91,7 +95,7 @@ fn cells_lead_where_they_should() {
         .collect();
     assert_eq!(value(&gic, "reg"), registers);
     let clock = tree.find_node("/apb-pclk").expect("there is a clock");
-    let uart = tree.find_node("/pl011@9000000").expect("there is a UART");
+    let uart = tree.find_node(UART_PATH).expect("there is a UART");
     assert_eq!(value(&uart, "clocks"), value(&clock, "phandle").repeat(2));
     let slot = tree.find_node("/virtio_mmio@a000200").expect("there is a second slot");
     assert_eq!(value(&slot, "interrupts"), [0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0, 4]);
