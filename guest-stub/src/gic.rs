@@ -180,6 +180,12 @@ fn find_redistributor(machine: &Machine) -> Option<u64> {
 /// Brings the distributor up. Once, before any [`init_cpu`].
 pub fn init(machine: &Machine) {
     DISTRIBUTOR.store(machine.distributor.start, Ordering::Relaxed);
+    let lines = 32 * ((read(distributor() + register::TYPER) & 0x1f) + 1);
+    for word in 1..u64::from(lines / 32) {
+        for register in [register::ICENABLER, register::ICPENDR, register::ICACTIVER] {
+            write(distributor() + register + word * 4, !0);
+        }
+    }
     // Affinity routing, group 1; where there are two security states, bits of the other are ignored.
     write(distributor() + register::CTLR, 0x10);
     write(distributor() + register::CTLR, 0x12);
@@ -197,6 +203,7 @@ pub fn init_cpu(machine: &Machine) -> bool {
     let frame = base + SGI_FRAME;
     write(frame + register::ICENABLER, !0);
     write(frame + register::ICPENDR, !0);
+    write(frame + register::ICACTIVER, !0);
     write(frame + register::IGROUPR, !0);
     for word in 0..8 {
         write(frame + register::IPRIORITYR + word * 4, u32::from(PRIORITY) * 0x0101_0101);

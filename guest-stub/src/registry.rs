@@ -1,6 +1,7 @@
 //! All that the stub can do, one line each.
 
 use crate::benches::{Measurement, balloon as balloon_bench, faults, traps, wakeups};
+use crate::hostile::{calls, mmio, pages, queues, registers, rings, storms, walks};
 use crate::outcome::{Outcome, Verdict};
 use crate::run::Stub;
 use crate::tests::{
@@ -84,6 +85,31 @@ pub static TESTS: &[Test] = &[
     test("hammer-page", hammer::page),
     test("hammer-block", hammer::block),
     test("hammer-report", hammer::report),
+    test("hostile-calls", calls::random),
+    test("hostile-cpu-on", calls::cpu_on),
+    test("hostile-immediates", calls::immediates),
+    test("hostile-registers", registers::read_and_write_back),
+    test("hostile-instructions", registers::system_instructions),
+    test("hostile-interrupts", registers::send_interrupts),
+    test("hostile-outside", pages::outside),
+    test("hostile-repeated", pages::repeated),
+    test("hostile-reported", pages::reported),
+    test("hostile-lists", pages::lists),
+    test("hostile-chains", queues::chains),
+    test("hostile-indices", queues::indices),
+    test("hostile-scribbled", queues::scribbled),
+    test("hostile-rings", rings::placed),
+    test("hostile-own-page", rings::own_page),
+    test("hostile-protocol", rings::protocol),
+    test("hostile-tables", walks::tables),
+    test("hostile-table-gone", walks::table_given_away),
+    test("hostile-devices", walks::devices_as_memory),
+    test("hostile-mmio-across", mmio::across),
+    test("hostile-mmio-uart", mmio::uart),
+    test("hostile-mmio-virtio", mmio::virtio),
+    test("hostile-mmio-gic", mmio::interrupt_controller),
+    test("hostile-storm", storms::all),
+    test("hostile-power", storms::power),
     test("memory-pattern", memory::pattern_everywhere),
 ];
 

@@ -82,3 +82,53 @@ pub fn invalidate_all() {
         asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags))
     }
 }
+
+/// The block of addresses, the last of the map, that [`Alias`] changes.
+const ALIAS: usize = 511;
+
+/// A second mapping, for what no kernel does; it ends when it is dropped.
+pub struct Alias(());
+
+impl Alias {
+    fn new(entry: u64) -> Self {
+        TABLE.0[ALIAS].store(0, Ordering::Relaxed);
+        invalidate_all();
+        TABLE.0[ALIAS].store(entry, Ordering::Relaxed);
+        dsb();
+        isb();
+        Self(())
+    }
+
+    /// Maps what a next-level table at `address` says, whatever is there.
+    pub fn table(address: u64) -> Self {
+        Self::new(address & 0xffff_ffff_f000 | 3)
+    }
+
+    /// Maps the 1 GiB from `address` as normal memory.
+    pub fn normal(address: u64) -> Self {
+        Self::new(address & !0x3fff_ffff & 0xffff_ffff_ffff | NORMAL)
+    }
+
+    /// Returns the first address of the mapping, which has 1 GiB.
+    pub const fn start(&self) -> u64 {
+        (ALIAS as u64) << 30
+    }
+}
+
+impl Drop for Alias {
+    fn drop(&mut self) {
+        TABLE.0[ALIAS].store(0, Ordering::Relaxed);
+        invalidate_all();
+    }
+}
+
+/// Fills the page at `table`, which has to be the caller's, as a table of blocks of 2 MiB from `address` on.
+pub fn fill_table(table: u64, address: u64) {
+    for index in 0..512u64 {
+        // SAFETY: the page is the caller's.
+        unsafe {
+            ((table + index * 8) as *mut u64).write_volatile(address + (index << 21) | NORMAL)
+        }
+    }
+    dsb();
+}

@@ -194,6 +194,10 @@ fn acknowledge(interrupt: u32) {
     if let Some(slot) = machine.slots().iter().find(|slot| slot.interrupt == interrupt) {
         let transport = Transport::at(slot);
         transport.write(mmio::INTERRUPT_ACK, transport.read(mmio::INTERRUPT_STATUS));
+        if transport.is_broken() {
+            // QEMU leaves the line of a device that needs a reset as it was: high.
+            gic::set_bit(interrupt, gic::register::ICENABLER);
+        }
     }
 }
 
