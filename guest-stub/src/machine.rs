@@ -89,7 +89,7 @@ impl Machine {
     ///
     /// [`Unusable`] names what is missing; where a UART was found, `found_uart` has been told first.
     pub fn read(address: u64, found_uart: impl FnOnce(u64)) -> Result<Self, Unusable> {
-        if address == 0 || address % 8 != 0 {
+        if address == 0 || !address.is_multiple_of(8) {
             return Err(Unusable("no device tree"));
         }
         // SAFETY: the boot protocol has x0 point to a device tree in memory; its header is checked before the rest is read.

@@ -11,6 +11,10 @@
 //! ```
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::result_large_err,
+    reason = "an outcome carries its reason, for there is no heap; there are few"
+)]
 
 #[macro_use]
 mod console;

@@ -7,7 +7,6 @@ use crate::arch::{mmu, time};
 use crate::firmware::{self, OFF};
 use crate::machine::Machine;
 use crate::{gic, run};
-use core::sync::atomic::{AtomicU32, Ordering};
 use spin::mutex::SpinMutex;
 
 /// What a CPU is to do; it is told its number.
@@ -16,8 +15,6 @@ pub type Work = fn(usize);
 static WORK: [SpinMutex<Option<Work>>; MAX_CPUS] = [const { SpinMutex::new(None) }; MAX_CPUS];
 static STARTS: [SpinMutex<Start>; MAX_CPUS] =
     [const { SpinMutex::new(Start { registers: [0; 4], stack: 0, index: 0 }) }; MAX_CPUS];
-/// How many CPUs have come up, ever.
-static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// What a CPU did not do.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,11 +23,6 @@ pub enum Refused {
     On(i64),
     /// The CPU did not end in time; AFFINITY_INFO gives this.
     StillOn(i64),
-}
-
-/// Returns how many CPUs have come up since boot.
-pub fn started() -> u32 {
-    STARTED.load(Ordering::Acquire)
 }
 
 /// Starts `work` on CPU `index`, which has to be off.
@@ -100,7 +92,6 @@ pub fn with_others(
 /// Goes on as a secondary CPU, with stage 1 on.
 pub fn secondary() -> ! {
     let index = cpu::index();
-    STARTED.fetch_add(1, Ordering::AcqRel);
     if let Some(machine) = run::machine()
         && gic::init_cpu(machine)
         && let Some(work) = WORK[index].lock().take()

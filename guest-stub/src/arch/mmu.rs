@@ -127,7 +127,7 @@ pub fn fill_table(table: u64, address: u64) {
     for index in 0..512u64 {
         // SAFETY: the page is the caller's.
         unsafe {
-            ((table + index * 8) as *mut u64).write_volatile(address + (index << 21) | NORMAL)
+            ((table + index * 8) as *mut u64).write_volatile((address + (index << 21)) | NORMAL)
         }
     }
     dsb();

@@ -22,9 +22,11 @@ fn rage(index: usize) {
     while time::now() < end {
         match random.below(9) {
             0 => {
-                // So that this ends.
+                // Masked, for what fires before the WFI would be taken before it, and nothing would end it.
+                cpu::mask();
                 Timer::Virtual.fire_at(time::now());
                 cpu::wait_for_interrupt();
+                cpu::unmask();
             }
             1 => {
                 cpu::send_event();

@@ -74,7 +74,7 @@ pub fn in_balloon(stub: &Stub, balloon: &Balloon) -> impl Fn(Seen) -> bool + use
 
 /// The device offers what its driver needs, and its configuration space says sensible things.
 pub fn identity(stub: &Stub) -> Outcome {
-    let balloon = Balloon::open(stub, !0 & !feature::PAGE_POISON)?;
+    let balloon = Balloon::open(stub, !feature::PAGE_POISON)?;
     say!(
         "note balloon-identity: features {:#x}, target {} pages",
         balloon.features,
@@ -186,7 +186,7 @@ pub fn cycle(stub: &Stub) -> Outcome {
     // Not whole blocks: the first ends and the last begins in the middle of one.
     let given = Range { start: memory.start + BLOCK / 2, end: memory.end - BLOCK / 2 };
     let edges = [Range { end: given.start, ..memory }, Range { start: given.end, ..memory }];
-    edges.map(fill);
+    edges.into_iter().for_each(fill);
     for round in 0..stub.orders.number("rounds", 20) {
         fill(Range { start: given.start, end: given.start + round % 7 * PAGE });
         balloon.give(given)?;

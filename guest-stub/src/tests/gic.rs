@@ -1,7 +1,7 @@
 //! The interrupt controller (GICv3, IHI 0069).
 
 use crate::arch::cpu::{self, COUNTED_INTERRUPTS};
-use crate::arch::time;
+use crate::arch::{mmio, time};
 use crate::gic::{self, register};
 use crate::outcome::{Outcome, failure};
 use crate::run::Stub;
@@ -135,8 +135,8 @@ pub fn spi_configuration(_: &Stub) -> Outcome {
         );
     }
     gic::route(spare(), cpu::affinity());
-    let route = gic::read(base + register::IROUTER + u64::from(spare()) * 8);
-    ensure!(u64::from(route) == cpu::affinity() & 0xff_ffff, "IROUTER reads {route:#x}");
+    let route = mmio::read_64(base + register::IROUTER + u64::from(spare()) * 8);
+    ensure!(route == cpu::affinity(), "IROUTER reads {route:#x}");
     ensure!(!gic::bit(spare(), register::ISENABLER), "a disabled SPI reads as enabled");
     Ok(())
 }

@@ -48,9 +48,9 @@ pub fn absent(stub: &Stub) -> Outcome {
     let bits = match mrs!("ID_AA64MMFR0_EL1") & 0xf {
         0 => 32,
         1 => 36,
-        _ => 39,
+        _ => 63,
     };
-    let top = 1u64 << bits;
+    let top = mmu::LIMIT.min(1u64 << bits);
     let ways = [
         Access::Read8,
         Access::Read16,

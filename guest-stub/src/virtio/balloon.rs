@@ -13,7 +13,6 @@ use spin::Once;
 pub mod feature {
     pub const MUST_TELL_HOST: u64 = 1 << 0;
     pub const STATS_VQ: u64 = 1 << 1;
-    pub const DEFLATE_ON_OOM: u64 = 1 << 2;
     pub const FREE_PAGE_HINT: u64 = 1 << 3;
     pub const PAGE_POISON: u64 = 1 << 4;
     pub const REPORTING: u64 = 1 << 5;
