@@ -74,6 +74,12 @@ impl Demo {
         self.machine.command("load start 256", BOOT)?;
         self.row("guest works")?;
 
+        say("It uses 400 MiB more for a while.");
+        self.moment("uses more");
+        self.machine.command("dd if=/dev/zero of=/tmp/more bs=1M count=400", BOOT)?;
+        self.row("uses more")?;
+        self.machine.command("rm /tmp/more", COMMAND)?;
+
         say("balloon linux 512M: the guest is to do with half.");
         self.moment("balloon 512M");
         self.resize(HALF)?;
