@@ -164,6 +164,7 @@ impl System {
                             guest.gic.back_ppi(vcpu, timer, Some(timer));
                         }
                     }
+                    guest.name_registers();
                     self.guests[index].call_once(|| guest);
                     self.guest_count.fetch_add(1, Ordering::AcqRel);
                     if index == 0 {

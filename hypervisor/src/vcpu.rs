@@ -91,7 +91,7 @@ impl Vcpu {
             state: AtomicU8::new(State::Off as u8),
             entry: Mutex::new(Entry::default()),
             own: Mutex::new(Own {
-                registers: GuestRegisters { x: [0; 31] },
+                registers: GuestRegisters { x: [0; 31], whose: None },
                 context: Context::default(),
                 list: ListRegisters::default(),
                 interface: VirtualInterface::default(),
@@ -133,7 +133,7 @@ impl Vcpu {
     /// Makes the context that a start at its entry has.
     pub fn reset_context(&self, own: &mut Own) {
         let entry = *self.entry.lock();
-        own.registers = GuestRegisters { x: [0; 31] };
+        own.registers.x = [0; 31];
         own.registers.x[0] = entry.argument;
         // Bit 31 is RES1; no U bit: there may be more than one.
         own.context = Context::reset(1 << 31 | self.affinity(), entry.pc);

@@ -4,6 +4,8 @@
 mod abort;
 #[cfg(target_os = "none")]
 mod call;
+#[cfg(target_os = "none")]
+pub mod fast;
 pub mod id_registers;
 #[cfg(target_os = "none")]
 pub mod interrupts;

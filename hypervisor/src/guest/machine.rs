@@ -14,6 +14,7 @@ use crate::device::gic::{self, Gic, Kick, intid};
 use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::{Transport, mmio};
+use crate::exit::fast::Whose;
 use crate::mem::{GuestId, Memory, Order};
 use crate::stage2::{AccessError, Mark, PopulateError, Space};
 use crate::system::System;
@@ -142,6 +143,14 @@ impl Guest {
             tree: loader::describe(&config, random),
             config,
         }))
+    }
+
+    /// Says on the registers of its vCPUs whose they are.
+    pub fn name_registers(&'static self) {
+        for vcpu in &self.vcpus {
+            let whose = Whose { gic: &self.gic, vcpus: self.vcpus.len(), exits: &vcpu.exits };
+            vcpu.own.lock().registers.whose = Some(Box::leak(Box::new(whose)));
+        }
     }
 
     /// Returns its name.

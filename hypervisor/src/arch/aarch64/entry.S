@@ -32,7 +32,8 @@ enter_guest:
     dsb     nsh                         // nothing is speculated past the ERET
     isb
 
-.macro leave_guest kind
+// Saves what a call may clobber; x0 -> GuestRegisters then, and sp is as `enter_guest` left it.
+.macro save_clobbered
     stp     x0, x1, [sp, #-16]!
     ldr     x0, [sp, #112]
     stp     x2, x3, [x0, #16]
@@ -42,21 +43,61 @@ enter_guest:
     stp     x10, x11, [x0, #80]
     stp     x12, x13, [x0, #96]
     stp     x14, x15, [x0, #112]
+.endm
+
+// What is left of it; split, because a vector holds 32 instructions.
+.macro save_clobbered_rest
+    stp     x16, x17, [x0, #128]
+    str     x18, [x0, #144]
+    stp     x29, x30, [x0, #232]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+.endm
+
+.macro leave_guest kind
+    save_clobbered
     mov     x1, #\kind
     b       left_guest
 .endm
 
+.macro leave_guest_synchronous
+    save_clobbered
+    b       left_guest_synchronous
+.endm
+
+// Most synchronous exits are over in a few instructions that need neither the hypervisor's
+// callee-saved registers nor the guest's out of theirs: `fast_exit` says whether this was one.
+left_guest_synchronous:
+    save_clobbered_rest
+    bl      fast_exit
+    mov     x1, x0
+    ldr     x0, [sp, #96]
+    cbz     x1, leave_whole
+    ldp     x2, x3, [x0, #16]
+    ldp     x4, x5, [x0, #32]
+    ldp     x6, x7, [x0, #48]
+    ldp     x8, x9, [x0, #64]
+    ldp     x10, x11, [x0, #80]
+    ldp     x12, x13, [x0, #96]
+    ldp     x14, x15, [x0, #112]
+    ldp     x16, x17, [x0, #128]
+    ldr     x18, [x0, #144]
+    ldp     x29, x30, [x0, #232]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh
+    isb
+
 left_guest:
-    stp     x16, x17, [x0, #128]
-    stp     x18, x19, [x0, #144]
-    stp     x20, x21, [x0, #160]
-    stp     x22, x23, [x0, #176]
-    stp     x24, x25, [x0, #192]
-    stp     x26, x27, [x0, #208]
-    stp     x28, x29, [x0, #224]
-    str     x30, [x0, #240]
-    ldp     x2, x3, [sp], #16
-    stp     x2, x3, [x0]
+    mov     x4, x1
+    save_clobbered_rest
+    mov     x1, x4
+leave_whole:                            // x0 -> GuestRegisters, x1 which vector
+    stp     x19, x20, [x0, #152]
+    stp     x21, x22, [x0, #168]
+    stp     x23, x24, [x0, #184]
+    stp     x25, x26, [x0, #200]
+    stp     x27, x28, [x0, #216]
     mov     x0, x1
     ldp     x19, x20, [sp, #16]
     ldp     x21, x22, [sp, #32]
@@ -133,7 +174,7 @@ vectors:
     .balign 128
     own_fault 3
     .balign 128
-    leave_guest 0                       // a guest in AArch64
+    leave_guest_synchronous             // a guest in AArch64
     .balign 128
     leave_guest 1
     .balign 128
@@ -141,7 +182,7 @@ vectors:
     .balign 128
     leave_guest 3
     .balign 128
-    leave_guest 0                       // a guest's EL0 in AArch32
+    leave_guest_synchronous             // a guest's EL0 in AArch32
     .balign 128
     leave_guest 1
     .balign 128

@@ -4,11 +4,18 @@
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, Writeable};
 
 /// The general-purpose registers of a vCPU. The order is `entry.S`'s.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[repr(C, align(16))]
 pub struct GuestRegisters {
     /// x0 to x30.
     pub x: [u64; 31],
+    /// Whose registers these are, for [`crate::exit::fast`].
+    pub whose: Option<&'static crate::exit::fast::Whose>,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn fast_exit(registers: &mut GuestRegisters) -> bool {
+    crate::exit::fast::handle(registers)
 }
 
 unsafe extern "C" {
