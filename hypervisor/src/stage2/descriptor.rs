@@ -72,8 +72,10 @@ impl Level {
     }
 
     /// Returns which entry of a table of this level covers `ipa`, 0 to 511.
+    #[inline]
     pub const fn index(self, ipa: Ipa) -> usize {
-        ((ipa.as_u64() >> (PAGE_SHIFT + self.order().get() as u32)) % ENTRIES as u64) as usize
+        let shift = PAGE_SHIFT + 9 * (Self::Three as u32 - self as u32);
+        (ipa.as_u64() >> shift) as usize % ENTRIES
     }
 }
 
@@ -113,7 +115,7 @@ impl Entry {
     /// Reads the descriptor `bits` of a table of `level`.
     #[inline]
     pub const fn decode(bits: u64, level: Level) -> Self {
-        let address = Pa::new(bits & ADDRESS);
+        let address = address(bits);
         if bits & VALID != 0 {
             if matches!(level, Level::Three) || bits & TABLE_OR_PAGE == 0 {
                 Self::Leaf(address)
@@ -128,6 +130,19 @@ impl Entry {
             Self::Absent(Mark::Empty)
         }
     }
+}
+
+/// Says whether the descriptor `bits` of level 1 or 2 leads to a table, which the hardware may not see
+/// yet.
+#[inline]
+pub const fn is_table(bits: u64) -> bool {
+    bits & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE || bits & (VALID | PENDING) == PENDING
+}
+
+/// Returns the address in the descriptor `bits`.
+#[inline]
+pub const fn address(bits: u64) -> Pa {
+    Pa::new(bits & ADDRESS)
 }
 
 /// Returns what all guest memory is mapped with: Normal, write-back, inner shareable, read, write

@@ -22,7 +22,7 @@ use super::walk::{Place, Table};
 use crate::addr::{Frame, Ipa, PAGE_SIZE};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
-use crate::sync::{AtomicU64, Guard, Ordering};
+use crate::sync::{AtomicU64, Guard, Ordering, fence};
 
 /// The right to write a space's tables: holds the writer lock.
 pub(super) struct Writing<'s, 'm> {
@@ -48,7 +48,11 @@ impl<'m> Space<'m> {
     pub(super) fn lock_writer(&self) -> Writing<'_, 'm> {
         debug_assert!(!self.memory.epoch().is_pinned(arch::cpu::current()), "edits while pinned");
         let writer = self.writer.lock();
-        self.edits.fetch_add(1, Ordering::SeqCst);
+        let edits = self.edits.load(Ordering::Relaxed);
+        self.edits.store(edits + 1, Ordering::Relaxed);
+        // Pairs with the acquire fence of `Space::edition`: who sees something of this edit sees
+        // that it has begun.
+        fence(Ordering::Release);
         Writing { space: self, writer }
     }
 
@@ -108,7 +112,10 @@ impl Drop for Writing<'_, '_> {
     /// Ends the edit: gives back the tables that it did not use.
     fn drop(&mut self) {
         self.writer.stock().clear();
-        self.space.edits.fetch_add(1, Ordering::SeqCst);
+        let edits = self.space.edits.load(Ordering::Relaxed);
+        // Release: pairs with the acquire load of `Space::edition`. Who sees that it has ended sees
+        // all of it.
+        self.space.edits.store(edits + 1, Ordering::Release);
     }
 }
 
@@ -159,11 +166,11 @@ impl<'s, 'm> Edit<'s, 'm> {
         // are still in it.
         place.slot.store(mark.bits(), Ordering::Release);
         let range = place.covers(ipa);
-        match place.entry {
+        match place.entry() {
             Entry::Absent(_) => {}
             Entry::Leaf(first) => self.unlinked.block(first, place.level().order(), range),
             Entry::Table(_) | Entry::Pending(_) => {
-                if let Some(table) = place.table.below(place.entry) {
+                if let Some(table) = place.table.below(place.entry()) {
                     self.unlinked.tree(table.pa(), table.level(), range);
                 }
             }
@@ -172,7 +179,7 @@ impl<'s, 'm> Edit<'s, 'm> {
 
     /// Breaks the block at `place` into a pending table of its parts, which is returned.
     pub(super) fn split(&mut self, place: &Place<'s>, ipa: Ipa) -> Option<Table<'s>> {
-        let (Entry::Leaf(first), Some(level)) = (place.entry, place.level().below()) else {
+        let (Entry::Leaf(first), Some(level)) = (place.entry(), place.level().below()) else {
             return None;
         };
         let table = self.writing.writer.stock().take();

@@ -48,7 +48,7 @@ impl<'s> Edit<'s, '_> {
     /// Marks the page at `ipa` as empty, if it is ballooned.
     fn return_page(&mut self, ipa: Ipa) -> Was {
         let place = self.find(ipa);
-        match place.entry {
+        match place.entry() {
             Entry::Absent(Mark::Ballooned) if place.level() < Level::Three => {
                 self.mark(ipa, Order::PAGE, Mark::Empty);
                 Was::Ballooned
@@ -74,7 +74,7 @@ impl<'s> Edit<'s, '_> {
             let mut place = Place::load(table, at);
             let covers = place.covers(at);
             let part = at..covers.end.min(range.end);
-            if place.entry == Entry::Absent(Mark::Ballooned) {
+            if place.entry() == Entry::Absent(Mark::Ballooned) {
                 if part == covers {
                     self.unlink(&place, at, Mark::Empty);
                 } else {
@@ -82,7 +82,7 @@ impl<'s> Edit<'s, '_> {
                     place = Place::load(table, at);
                 }
             }
-            if let Some(below) = table.below(place.entry) {
+            if let Some(below) = table.below(place.entry()) {
                 let reached = self.return_in(below, part.clone(), left);
                 if below.level() == Level::Three {
                     *left = left.saturating_sub(self.collapse(at));

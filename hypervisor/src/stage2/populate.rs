@@ -1,6 +1,6 @@
 //! Populating: zeroed memory for an address that a guest touched.
 
-use super::descriptor::{Level, Mark};
+use super::descriptor::{Entry, Level, Mark};
 use super::space::Space;
 use crate::addr::Ipa;
 use crate::mem::{Clean, Order, OutOfMemory};
@@ -31,29 +31,24 @@ impl From<OutOfMemory> for PopulateError {
     }
 }
 
-/// The most tables between the root and a page.
-const TABLES_TO_A_PAGE: usize = 2;
-
 impl Space<'_> {
     /// Maps zeroed memory at `ipa`: a block of at most `largest` where there is one, it lies in the
     /// guest's RAM and nothing of it is mapped yet, else a page.
     ///
-    /// Everything is reserved before the writer lock is taken. The lock may show that another CPU
-    /// was here meanwhile; then what does not fit is given back, and the second attempt asks for
-    /// what fits in any case.
+    /// The block is taken before the writer lock is, since it may have to be zeroed. The lock may
+    /// show that another CPU was here meanwhile; then a block that does not fit is given back, and
+    /// a page, which does, is taken instead. Tables are reserved before anything is written.
     pub fn populate(&self, ipa: Ipa, largest: Order) -> Result<Populated, PopulateError> {
         if !self.ram.contains(&ipa) {
             return Err(PopulateError::Outside);
         }
         let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
-        let block = self.allocate(self.largest_fit(ipa, level, largest))?;
-        let tables = Level::of(block.order()) as usize - level as usize;
-        match self.commit(ipa, block, tables) {
-            Commit::DoesNotFit => {
-                let page = self.memory.allocate(Order::PAGE)?;
-                self.commit(ipa, page, TABLES_TO_A_PAGE).into()
+        let mut block = self.allocate(self.largest_fit(ipa, level, largest))?;
+        loop {
+            if let Some(done) = self.commit(ipa, block) {
+                return done;
             }
-            done => done.into(),
+            block = self.memory.allocate(Order::PAGE)?;
         }
     }
 
@@ -70,16 +65,16 @@ impl Space<'_> {
 
     /// Returns the largest order that an entry of `level` or below can map around `ipa` within RAM.
     fn largest_fit(&self, ipa: Ipa, level: Level, largest: Order) -> Order {
-        let fits = |order: Order| {
-            let start = ipa.align_down(order.bytes());
-            let end = start.checked_add(order.bytes());
-            self.ram.start <= start && end.is_some_and(|end| end <= self.ram.end)
-        };
-        let largest = Level::of(largest).max(level).order();
-        [Order::BLOCK_1G, Order::BLOCK_2M]
-            .into_iter()
-            .find(|&order| order <= largest && fits(order))
-            .unwrap_or(Order::PAGE)
+        let mut level = level.max(Level::of(largest));
+        while let Some(below) = level.below() {
+            let start = ipa.align_down(level.order().bytes());
+            let end = start.checked_add(level.order().bytes());
+            if self.ram.start <= start && end.is_some_and(|end| end <= self.ram.end) {
+                break;
+            }
+            level = below;
+        }
+        level.order()
     }
 
     /// Allocates a block of `largest`, or the largest that there is.
@@ -91,49 +86,28 @@ impl Space<'_> {
         })
     }
 
-    /// Maps `block` around `ipa` with at most `tables` new tables, or gives it back.
-    fn commit(&self, ipa: Ipa, block: Clean, tables: usize) -> Commit {
-        let mut writing = self.lock_writer();
-        if let Err(out) = writing.reserve(tables) {
-            self.memory.give_back(block);
-            return Commit::OutOfMemory(out);
-        }
-        let place = writing.root().find(ipa);
+    /// Maps `block` around `ipa`, or gives it back; `None` where it does not fit there any more. (A
+    /// page fits wherever it is absent.)
+    fn commit(&self, ipa: Ipa, block: Clean) -> Option<Result<Populated, PopulateError>> {
         let order = block.order();
-        let done = match place.leaf(ipa) {
-            Ok(_) => Commit::Already,
-            Err(absent) if absent.mark == Mark::Ballooned => Commit::Ballooned,
-            Err(absent) => match (Level::of(order) as usize).checked_sub(absent.level as usize) {
-                Some(needed) if needed <= tables => Commit::Mapped(order),
-                _ => Commit::DoesNotFit,
-            },
+        let mut writing = self.lock_writer();
+        let place = writing.root().find(ipa);
+        let done = match place.entry() {
+            Entry::Absent(Mark::Empty) => {
+                let tables = (Level::of(order) as usize).checked_sub(place.level() as usize);
+                match tables.map(|tables| writing.reserve(tables)) {
+                    Some(Ok(())) => {
+                        writing.map(&place, ipa.align_down(order.bytes()), block);
+                        return Some(Ok(Populated::Mapped(order)));
+                    }
+                    Some(Err(out)) => Some(Err(out.into())),
+                    None => None,
+                }
+            }
+            Entry::Absent(Mark::Ballooned) => Some(Err(PopulateError::Ballooned)),
+            _ => Some(Ok(Populated::Already)),
         };
-        if matches!(done, Commit::Mapped(_)) {
-            writing.map(&place, ipa.align_down(order.bytes()), block);
-        } else {
-            self.memory.give_back(block);
-        }
+        self.memory.give_back(block);
         done
-    }
-}
-
-/// What an attempt came to.
-enum Commit {
-    Mapped(Order),
-    Already,
-    Ballooned,
-    OutOfMemory(OutOfMemory),
-    DoesNotFit,
-}
-
-impl From<Commit> for Result<Populated, PopulateError> {
-    fn from(commit: Commit) -> Self {
-        match commit {
-            Commit::Mapped(order) => Ok(Populated::Mapped(order)),
-            // A page fits with two tables wherever it is absent.
-            Commit::Already | Commit::DoesNotFit => Ok(Populated::Already),
-            Commit::Ballooned => Err(PopulateError::Ballooned),
-            Commit::OutOfMemory(out) => Err(out.into()),
-        }
     }
 }

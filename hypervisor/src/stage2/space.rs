@@ -7,7 +7,7 @@ use super::walk::{Absent, Leaf, Table};
 use crate::addr::{Ipa, IpaRange, Pa};
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
-use crate::sync::{AtomicU64, Lock, Ordering};
+use crate::sync::{AtomicU64, Lock, Ordering, fence};
 use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable};
 use core::mem::ManuallyDrop;
@@ -160,10 +160,14 @@ impl<'m> Space<'m> {
     }
 
     /// Returns a number that differs after an edit; `None` while one is under way, or what one
-    /// removed is not retired yet.
+    /// removed is not retired yet. What was read between two equal numbers was read between edits.
     pub(crate) fn edition(&self) -> Option<u64> {
-        let edits = self.edits.load(Ordering::SeqCst);
-        (edits.is_multiple_of(2) && self.removing.is_over()).then_some(edits)
+        let over = self.removing.is_over();
+        // Pairs with the release fence at the beginning of an edit: what was read before this saw
+        // nothing of an edit that is not counted below.
+        fence(Ordering::Acquire);
+        let edits = self.edits.load(Ordering::Acquire);
+        (edits.is_multiple_of(2) && over && self.removing.is_over()).then_some(edits)
     }
 
     /// Runs `check` while nothing is edited. For the audit, to look twice at what it suspects.

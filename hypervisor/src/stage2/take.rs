@@ -166,7 +166,7 @@ pub(super) struct Plan {
 /// Returns how many tables it takes to write `mark` for the page at `ipa` alone.
 fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
     let place = root.find(ipa);
-    let nothing_to_do = match place.entry {
+    let nothing_to_do = match place.entry() {
         Entry::Absent(now) => now == mark,
         Entry::Leaf(_) => mark == Mark::Empty,
         Entry::Table(_) | Entry::Pending(_) => true,
@@ -187,7 +187,7 @@ pub(super) fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> 
             Level::Two
         };
         let place = root.find_at(end, above);
-        match place.entry {
+        match place.entry() {
             Entry::Table(_) | Entry::Pending(_) => 0,
             Entry::Absent(now) if now == mark => 0,
             _ => above as usize + 1 - place.level() as usize,
@@ -207,7 +207,7 @@ impl<'s> Edit<'s, '_> {
     /// Removes the page at `ipa` and marks it as ballooned.
     fn take_page(&mut self, ipa: Ipa) -> Was {
         let place = self.split_down_to(ipa);
-        match place.entry {
+        match place.entry() {
             Entry::Absent(Mark::Ballooned) => Was::Ballooned,
             Entry::Absent(Mark::Empty) if place.level() < Level::Three => {
                 self.mark(ipa, Order::PAGE, Mark::Ballooned);
@@ -233,19 +233,19 @@ impl<'s> Edit<'s, '_> {
             let covers = place.covers(at);
             let part = at..covers.end.min(range.end);
             if part == covers {
-                let is_tree = table.below(place.entry).is_some();
+                let is_tree = table.below(place.entry()).is_some();
                 if is_tree && !self.has_room_for_tree() {
                     return at;
                 }
                 self.unlink(&place, at, mark);
-            } else if place.entry != Entry::Absent(mark) {
-                match place.entry {
+            } else if place.entry() != Entry::Absent(mark) {
+                match place.entry() {
                     Entry::Leaf(_) => _ = self.split(&place, at),
                     Entry::Absent(_) => self.mark(at, largest_within(&part), mark),
                     Entry::Table(_) | Entry::Pending(_) => {}
                 }
                 place = Place::load(table, at);
-                if let Some(below) = table.below(place.entry) {
+                if let Some(below) = table.below(place.entry()) {
                     let reached = self.take_in(below, part.clone(), mark);
                     if reached < part.end {
                         return reached;
@@ -261,7 +261,7 @@ impl<'s> Edit<'s, '_> {
     fn split_down_to(&mut self, ipa: Ipa) -> Place<'s> {
         loop {
             let place = self.find(ipa);
-            let too_large = matches!(place.entry, Entry::Leaf(_)) && place.level() < Level::Three;
+            let too_large = matches!(place.entry(), Entry::Leaf(_)) && place.level() < Level::Three;
             if !too_large || self.split(&place, ipa).is_none() {
                 return place;
             }

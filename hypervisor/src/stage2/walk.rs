@@ -11,7 +11,7 @@
 //! crate's `PageTable` is ever made here, only to the one word that is being read.
 #![expect(unsafe_code, reason = "reads table memory through raw pointers")]
 
-use super::descriptor::{ENTRIES, Entry, Level, Mark};
+use super::descriptor::{self, ENTRIES, Entry, Level, Mark};
 use crate::addr::{Frame, Ipa, IpaRange, Pa};
 use crate::arch;
 use crate::mem::Order;
@@ -77,24 +77,21 @@ impl<'p> Table<'p> {
     /// Returns the deepest descriptor for `ipa`, in at most three loads.
     #[inline]
     pub(crate) fn find(self, ipa: Ipa) -> Place<'p> {
-        let mut table = self;
-        loop {
-            let place = Place::load(table, ipa);
-            match table.below(place.entry) {
-                Some(below) => table = below,
-                None => return place,
-            }
-        }
+        self.find_at(ipa, Level::Three)
     }
 
     /// Returns the descriptor for `ipa` in the table of `level`, or the one above that ends the
     /// walk.
+    #[inline]
     pub(crate) fn find_at(self, ipa: Ipa, level: Level) -> Place<'p> {
         let mut table = self;
         loop {
             let place = Place::load(table, ipa);
-            match table.below(place.entry) {
-                Some(below) if table.level < level => table = below,
+            match table.level.below() {
+                Some(below) if table.level < level && descriptor::is_table(place.bits) => {
+                    // SAFETY: as in `below`.
+                    table = unsafe { Table::new(descriptor::address(place.bits), below) };
+                }
                 _ => return place,
             }
         }
@@ -107,7 +104,6 @@ pub(crate) struct Place<'p> {
     pub(crate) table: Table<'p>,
     pub(crate) slot: &'p AtomicU64,
     pub(crate) bits: u64,
-    pub(crate) entry: Entry,
 }
 
 impl<'p> Place<'p> {
@@ -117,7 +113,13 @@ impl<'p> Place<'p> {
         let slot = table.slot(table.level.index(ipa));
         // Acquire: pairs with the release of the store that linked what the descriptor points to.
         let bits = slot.load(Ordering::Acquire);
-        Self { table, slot, bits, entry: Entry::decode(bits, table.level) }
+        Self { table, slot, bits }
+    }
+
+    /// Returns what the descriptor says.
+    #[inline]
+    pub(crate) const fn entry(&self) -> Entry {
+        Entry::decode(self.bits, self.table.level)
     }
 
     pub(crate) const fn level(&self) -> Level {
@@ -126,7 +128,7 @@ impl<'p> Place<'p> {
 
     /// Returns the table that the descriptor leads to, if that is a table of pages.
     pub(crate) fn page_table(&self) -> Option<Table<'p>> {
-        self.table.below(self.entry).filter(|table| table.level == Level::Three)
+        self.table.below(self.entry()).filter(|table| table.level == Level::Three)
     }
 
     /// Returns what the descriptor covers, of which `ipa` is a part.
@@ -140,7 +142,7 @@ impl<'p> Place<'p> {
     #[inline]
     pub(crate) fn leaf(&self, ipa: Ipa) -> Result<Leaf<'p>, Absent> {
         let level = self.table.level;
-        match self.entry {
+        match self.entry() {
             Entry::Leaf(first) => {
                 Ok(Leaf { first, level, bits: self.bits, ipa, _pin: PhantomData })
             }

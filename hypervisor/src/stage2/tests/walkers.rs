@@ -57,7 +57,7 @@ fn a_walker_in_a_table_that_was_taken_finds_what_was_there() {
     for (page, &bits) in before.iter().enumerate() {
         let place = Place::load(table, at(page as u64 * PAGE_SIZE));
         assert_eq!(place.bits, bits);
-        let Entry::Leaf(pa) = place.entry else { panic!("a page was mapped there") };
+        let Entry::Leaf(pa) = place.entry() else { panic!("a page was mapped there") };
         let frame = crate::addr::Frame::containing(pa).unwrap();
         assert_eq!(memory.frames().owner_of(frame).owner, Owner::Retired);
     }
