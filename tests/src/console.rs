@@ -66,6 +66,15 @@ impl Console {
     /// # Errors
     /// It did not match within `patience`, or the console ended before.
     pub fn expect(&mut self, pattern: &str, patience: Duration) -> Outcome<Vec<String>> {
+        self.look_for(pattern, patience)?
+            .ok_or_else(|| self.missed(pattern, "it was not said in time"))
+    }
+
+    /// Does the same, and gives nothing if it did not match within `patience`.
+    ///
+    /// # Errors
+    /// The console ended before.
+    pub fn look_for(&mut self, pattern: &str, patience: Duration) -> Outcome<Option<Vec<String>>> {
         let expected = Regex::new(pattern).map_err(|error| Failure::new(error.to_string()))?;
         let deadline = Instant::now() + patience;
         let mut text = self.shared.text.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,22 +89,24 @@ impl Console {
                 let end = found.get(0).map_or(0, |whole| whole.end());
                 let said = unread[..end].replace('\u{fffd}', "?");
                 self.cursor += said.len().min(text.bytes.len() - self.cursor);
-                return Ok(groups);
+                return Ok(Some(groups));
+            }
+            if text.ended {
+                drop(text);
+                return Err(self.missed(pattern, "the machine ended"));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let why = match (text.ended, left.is_zero()) {
-                (true, _) => "the machine ended",
-                (_, true) => "it was not said in time",
-                _ => "",
-            };
-            if !why.is_empty() {
-                let tail = tail(&text.bytes);
-                return Err(Failure::new(format!("expected /{pattern}/ but {why}; last:\n{tail}")));
+            if left.is_zero() {
+                return Ok(None);
             }
             let (guard, _) =
                 self.shared.grown.wait_timeout(text, left).unwrap_or_else(PoisonError::into_inner);
             text = guard;
         }
+    }
+
+    fn missed(&self, pattern: &str, why: &str) -> Failure {
+        Failure::new(format!("expected /{pattern}/ but {why}; last:\n{}", self.tail()))
     }
 
     /// Gives all that was said so far.

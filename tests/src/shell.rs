@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::ensure;
 use crate::failure::{Failure, Outcome};
 use crate::machine::{BOOT, COMMAND, Machine};
+use crate::monitor::wait_until;
 
 /// A guest's memory as its own /proc/meminfo has it, in KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,26 @@ impl Machine {
             .map_err(|error| error.during(&format!("`{command}` in the guest")))?;
         let status = said[2].parse().map_err(|_| Failure::new("no status"))?;
         Ok((said[1].replace('\r', "").trim().into(), status))
+    }
+
+    /// Runs a command as [`Machine::command`] does, and does something else until it ends.
+    ///
+    /// # Errors
+    /// The command fails, or does not end within `patience`; or the other thing fails.
+    pub fn command_while(
+        &mut self,
+        command: &str,
+        patience: Duration,
+        mut meanwhile: impl FnMut(&mut Self) -> Outcome,
+    ) -> Outcome<String> {
+        self.type_text(&format!("{command}; echo \"[status $?]\"\n"))?;
+        let said = wait_until(&format!("`{command}` in the guest"), patience, || {
+            meanwhile(self)?;
+            self.console.look_for(r"(?s)(.*)\[status (\d+)\]\s*\n", Duration::from_millis(50))
+        })?;
+        let output = said[1].replace('\r', "").trim().to_owned();
+        ensure!(&said[2] == "0", "guest: `{command}` ended with {}: {output}", said[2]);
+        Ok(output)
     }
 
     /// Reads the guest's /proc/meminfo.

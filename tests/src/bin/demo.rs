@@ -71,14 +71,14 @@ impl Demo {
 
         say("The guest fills 256 MiB with data and keeps copying it about.");
         self.moment("guest works");
-        self.machine.command("load start 256", BOOT)?;
+        self.command("load start 256")?;
         self.row("guest works")?;
 
         say("It uses 400 MiB more for a while.");
         self.moment("uses more");
-        self.machine.command("dd if=/dev/zero of=/tmp/more bs=1M count=400", BOOT)?;
+        self.command("dd if=/dev/zero of=/tmp/more bs=1M count=400")?;
         self.row("uses more")?;
-        self.machine.command("rm /tmp/more", COMMAND)?;
+        self.command("rm /tmp/more")?;
 
         say("balloon linux 512M: the guest is to do with half.");
         self.moment("balloon 512M");
@@ -89,14 +89,14 @@ impl Demo {
         self.moment("balloon 1G");
         self.resize(FULL)?;
         self.row("whole again")?;
-        self.machine.command("dd if=/dev/zero of=/tmp/more bs=1M count=400", BOOT)?;
+        self.command("dd if=/dev/zero of=/tmp/more bs=1M count=400")?;
         self.row("used again")?;
-        self.machine.command("rm /tmp/more", COMMAND)?;
+        self.command("rm /tmp/more")?;
 
-        let check = self.machine.command("load check", BOOT)?;
+        let check = self.command("load check")?;
         println!("  guest: {check}");
         ensure!(check.contains("load: intact"), "the guest's data is damaged");
-        self.machine.command("load stop", COMMAND)?;
+        self.command("load stop")?;
         let audit = self.machine.audit_at_rest(1)?;
         println!(
             "  audit: clean; {} mappings in {} tables, {} blocks in the frame table\n",
@@ -106,9 +106,11 @@ impl Demo {
         );
 
         say("The guest powers off.");
+        self.sample()?;
         self.moment("power off");
         self.machine.power_off_guest()?;
         self.machine.control()?.event("off", COMMAND)?;
+        self.sample()?;
         let rest = self.machine.owners_at_rest()?;
         self.sample()?;
         self.rows.push(Row {
@@ -146,6 +148,16 @@ impl Demo {
         wait_until("the balloon", MOVE, || {
             self.sample()?;
             Ok((self.machine.guest("linux")?.memory == bytes).then_some(()))
+        })
+    }
+
+    /// Runs a command in the guest, and takes samples until it ends.
+    fn command(&mut self, command: &str) -> Outcome<String> {
+        let (samples, started) = (&mut self.samples, self.started);
+        self.machine.command_while(command, BOOT, |machine| {
+            let owners = machine.owners()?;
+            samples.push(Sample { seconds: started.elapsed().as_secs_f64(), owners });
+            Ok(())
         })
     }
 
