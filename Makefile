@@ -72,7 +72,7 @@ $(eval $(call IMAGE,sluice,sluice,target))
 $(eval $(call IMAGE,guest-stub,guest-stub,))
 # Sluice with a mistake in it, which the tests must notice.
 $(eval $(call IMAGE,sluice-no-grace,sluice,target$(comma)no-grace))
-$(eval $(call IMAGE,sluice-no-tlbi,sluice,target$(comma)no-tlbi))
+$(eval $(call IMAGE,sluice-no-tlbi,sluice,target$(comma)no-tlbi$(comma)fault-injection))
 
 $(PACK): FORCE
 	@cargo build --locked --quiet --release --package sluice-tests --bins

@@ -120,3 +120,32 @@ fn an_idle_guest_leaves_the_cpu() -> Outcome {
     ensure!(spent < Duration::from_secs(3), "it used {spent:?} of the host's CPUs in 4 s of sleep");
     Ok(())
 }
+
+/// Each way to end at EL2 tells where, shows the registers and the last events, and ends the machine
+/// with a word that a program sees.
+#[test]
+fn a_crash_at_el2_says_where_and_ends_the_machine() -> Outcome {
+    for (how, says) in [
+        (
+            "panic",
+            r"panic on CPU 0: asked for by the monitor \(hypervisor/src/monitor/commands.rs:",
+        ),
+        ("fault", r"panic on CPU 0: data abort at 0x[0-9a-f]+, address 0x10"),
+        ("stack", r"panic on CPU 0: data abort at 0x[0-9a-f]+, address 0x[0-9a-f]+"),
+    ] {
+        let name = format!("crash-{how}");
+        let mut machine = Plan::with_image(&name, "sluice-no-tlbi", &[linux(KERNEL)?])?.start()?;
+        machine.shell()?;
+        machine.control()?.send(&format!("crash {how}"))?;
+        machine.expect(says, COMMAND)?;
+        if how != "panic" {
+            machine.expect(r"x0 +0x[0-9a-f]{16}", COMMAND)?;
+            machine.expect(r"sp +0x[0-9a-f]{16} +pc +0x[0-9a-f]{16}", COMMAND)?;
+        }
+        machine.expect(r"(?s)the last events:.*2 CPUs", COMMAND)?;
+        machine.expect("sluice: exit status 1", COMMAND)?;
+        machine.control()?.event("panic", COMMAND)?;
+        machine.wait_for_end(COMMAND)?;
+    }
+    Ok(())
+}

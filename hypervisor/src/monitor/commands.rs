@@ -16,6 +16,8 @@ use core::sync::atomic::Ordering;
 
 /// Runs one command line and writes the answer to `out`.
 pub fn execute(system: &'static System, line: &str, format: Format, out: &mut dyn Write) {
+    #[cfg(feature = "fault-injection")]
+    crash::crash(line);
     let mut report = Report::new(out, format);
     match parse::parse(line) {
         Ok(command) => run(system, command, &mut report),
@@ -366,5 +368,33 @@ fn stop(system: &'static System, guest: &'static Guest, stop: Stop, report: &mut
         report.value("asked", Value::Flag(true));
     } else {
         report.error(format_args!("guest {} is off; 'start' starts it", guest.name()), None);
+    }
+}
+
+/// For tests only: ends of Sluice on command, to see what it says then.
+#[cfg(feature = "fault-injection")]
+mod crash {
+    #![expect(unsafe_code, reason = "does what must not be done")]
+
+    /// Ends Sluice if `line` asks for it: `crash panic`, `crash fault` or `crash stack`.
+    pub(super) fn crash(line: &str) {
+        match line.trim() {
+            "crash panic" => panic!("asked for by the monitor"),
+            "crash fault" => {
+                // SAFETY: none: nothing is mapped there, which is what is wanted.
+                unsafe { core::ptr::without_provenance_mut::<u64>(0x10).write_volatile(1) };
+            }
+            "crash stack" => {
+                deeper(0);
+            }
+            _ => {}
+        }
+    }
+
+    #[inline(never)]
+    #[expect(unconditional_recursion, reason = "runs off the stack's end")]
+    fn deeper(depth: u64) -> u64 {
+        let here = core::hint::black_box([depth; 32]);
+        deeper(depth + 1) + here[31]
     }
 }

@@ -13,7 +13,7 @@ pub const MAX_CPUS: usize = 16;
 const STACK_SIZE: usize = 28 << 10;
 /// The size of the first CPU's stack, on which boot builds what it then puts in its place.
 const BOOT_STACK_SIZE: usize = 92 << 10;
-const EMERGENCY_STACK_SIZE: usize = 4 << 10;
+const EMERGENCY_STACK_SIZE: usize = 8 << 10;
 
 /// A physical CPU's number, 0 to [`MAX_CPUS`] - 1, in the order in which they are listed in the
 /// device tree.
