@@ -17,8 +17,10 @@ pub struct Fault {
 /// The classes of faults that tests tell apart.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// EC 0: an instruction or register that is not there.
+    /// EC 0: an instruction or register that is not there; EC 0x18: an ID register that is not there, with FEAT_IDST.
     Undefined,
+    /// EC 0x7, 0x19, 0x1d: CPACR_EL1, which is the stub's own, does not allow it.
+    NotEnabled,
     /// A synchronous external abort (xFSC 0x10, or 0x14 to 0x17 on a walk).
     External,
     /// An alignment fault.
@@ -33,7 +35,8 @@ impl Fault {
     /// Returns the class of this fault (Arm ARM, ESR_EL1).
     pub fn class(self) -> Class {
         match (self.esr >> 26, self.esr & 0x3f) {
-            (0, _) => Class::Undefined,
+            (0 | 0x18, _) => Class::Undefined,
+            (0x7 | 0x19 | 0x1d, _) => Class::NotEnabled,
             (0x20 | 0x21 | 0x24 | 0x25, 0x10 | 0x14..=0x17) => Class::External,
             (0x24 | 0x25, 0x21) => Class::Alignment,
             (0x20 | 0x21 | 0x24 | 0x25, 0x4..=0x7) => Class::Translation,

@@ -53,9 +53,10 @@ pub fn cpu_on(stub: &Stub) -> Outcome {
         let function = if random.below(2) == 0 { CPU_ON_64 } else { CPU_ON_32 };
         let known = stub.machine.cpus()[random.below(stub.machine.cpus().len() as u64) as usize];
         let target = if random.below(2) == 0 { known } else { random.next() };
-        // Never in memory: that is where the stub's code would be.
-        let entry =
-            [random.next() | 1 << 60, random.below(1 << 30), 1 << 39, !0][random.below(4) as usize];
+        // Never in memory, not in its lower 32 bits either: that is where the stub's code would be.
+        let low = random.below(1 << 30);
+        let entries = [random.next() << 32 | 1 << 60 | low, low, 1 << 39, 0xffff_ffff << 32];
+        let entry = entries[random.below(entries.len() as u64) as usize];
         let told = firmware::call(function, [target, entry, random.next()]);
         ensure!(told != SUCCESS, "CPU_ON({target:#x}, {entry:#x}) started something");
     }
