@@ -96,15 +96,12 @@ impl BalloonBackend for Hands {
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         let mut outcome = Outcome::default();
         for range in ranges {
-            match self.0.space.take_range(range.clone(), Mark::Empty) {
+            match self.0.space.take_reported(range.clone()) {
                 Ok(taken) => {
-                    let unfinished = taken.next.is_some();
+                    // A report is a hint: what one call does not get to stays the guest's.
+                    let end = taken.next.unwrap_or(range.end);
                     taken.flushed.retire();
-                    if unfinished {
-                        // The device presents it again; what is taken already is passed over then.
-                        break;
-                    }
-                    let bytes = range.end.as_u64() - range.start.as_u64();
+                    let bytes = end.as_u64().saturating_sub(range.start.as_u64());
                     outcome.pages += bytes / Order::PAGE.bytes();
                 }
                 Err(TakeError::Outside) => outcome.mistake(range.start, Mistake::Outside),

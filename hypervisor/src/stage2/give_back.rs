@@ -35,7 +35,7 @@ impl<'m> Space<'m> {
     pub fn return_range(&self, range: IpaRange) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
         let mut edit = self.edit();
-        edit.reserve(tables_for_ends(edit.root(), &range, Mark::Empty))?;
+        edit.reserve(tables_for_ends(edit.root(), &range, |now| now == Mark::Empty))?;
         let root = edit.root();
         let mut left = MOST_LOOKED_AT;
         let reached = edit.return_in(root, range.clone(), &mut left);

@@ -7,6 +7,7 @@ use super::space::Space;
 use super::walk::{Place, Table};
 use crate::addr::{Ipa, IpaRange};
 use crate::mem::{Flushed, GracePeriod, Order, OutOfMemory};
+use crate::sync::{AtomicU64, Ordering};
 
 /// What [`Space::take_pages`] did.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -77,11 +78,25 @@ impl<'m> Space<'m> {
     /// has changed.
     pub fn take_range(&self, range: IpaRange, mark: Mark) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
-        let range = self.widen(range, mark);
+        self.take(self.widen(range, mark), Leave::Mark(mark))
+    }
+
+    /// Takes all that is mapped in `range` out of the space, for a guest that says it is free: what is
+    /// ballooned there stays so, the rest is populated by the next touch.
+    ///
+    /// May end early, after a bounded number of entries: see [`Taken::next`]. What is reported is a
+    /// hint, and the rest may be left. On an error nothing has changed.
+    pub fn take_reported(&self, range: IpaRange) -> Result<Taken<'_>, TakeError> {
+        self.check(&range)?;
+        self.take(range, Leave::Ballooned)
+    }
+
+    fn take(&self, range: IpaRange, leave: Leave) -> Result<Taken<'_>, TakeError> {
         let mut edit = self.edit();
-        edit.reserve(tables_for_ends(edit.root(), &range, mark))?;
+        edit.reserve(tables_for_ends(edit.root(), &range, |now| leave.keeps(now)))?;
         let root = edit.root();
-        let reached = edit.take_in(root, range.clone(), mark);
+        let mut left = MOST_LOOKED_AT;
+        let reached = edit.take_in(root, range.clone(), leave, &mut left);
         for end in [range.start, reached] {
             if !end.is_aligned(Order::BLOCK_2M.bytes()) {
                 edit.collapse(end);
@@ -176,7 +191,12 @@ fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
 
 /// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie
 /// within blocks.
-pub(super) fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> usize {
+/// What is absent and `keeps` says so is not touched.
+pub(super) fn tables_for_ends(
+    root: Table<'_>,
+    range: &IpaRange,
+    keeps: impl Fn(Mark) -> bool,
+) -> usize {
     let for_end = |end: Ipa| {
         // The entry that must be a table, for one below it to begin here.
         let above = if end.is_aligned(Order::BLOCK_1G.bytes()) {
@@ -189,11 +209,46 @@ pub(super) fn tables_for_ends(root: Table<'_>, range: &IpaRange, mark: Mark) -> 
         let place = root.find_at(end, above);
         match place.entry() {
             Entry::Table(_) | Entry::Pending(_) => 0,
-            Entry::Absent(now) if now == mark => 0,
+            Entry::Absent(now) if keeps(now) => 0,
             _ => above as usize + 1 - place.level() as usize,
         }
     };
     for_end(range.start) + for_end(range.end)
+}
+
+/// What a removal leaves behind.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Leave {
+    /// This, whatever was there.
+    Mark(Mark),
+    /// What was ballooned, and nothing else.
+    Ballooned,
+}
+
+impl Leave {
+    /// Returns the mark for what was mapped.
+    const fn mark(self) -> Mark {
+        match self {
+            Self::Mark(mark) => mark,
+            Self::Ballooned => Mark::Empty,
+        }
+    }
+
+    /// Says whether what is absent by `now` stays as it is.
+    fn keeps(self, now: Mark) -> bool {
+        self == Self::Ballooned || self == Self::Mark(now)
+    }
+
+    /// Says whether `table` can leave with all that is in it.
+    fn takes_whole(self, table: Table<'_>) -> bool {
+        let ballooned = |slot: &AtomicU64| slot.load(Ordering::Relaxed) == Mark::Ballooned.bits();
+        match self {
+            Self::Mark(_) => true,
+            Self::Ballooned => {
+                table.level() == Level::Three && !table.slots().iter().any(ballooned)
+            }
+        }
+    }
 }
 
 /// What a page was before it was taken or returned.
@@ -224,32 +279,41 @@ impl<'s> Edit<'s, '_> {
         }
     }
 
-    /// Removes all that `table` and the tables below it map in `range`, leaving `mark`; returns
-    /// where it stopped.
-    fn take_in(&mut self, table: Table<'s>, range: IpaRange, mark: Mark) -> Ipa {
+    /// Removes all that `table` and the tables below it map in `range`, looking at no more than `left`
+    /// entries; returns where it stopped.
+    fn take_in(
+        &mut self,
+        table: Table<'s>,
+        range: IpaRange,
+        leave: Leave,
+        left: &mut usize,
+    ) -> Ipa {
         let mut at = range.start;
         while at < range.end {
             let mut place = Place::load(table, at);
             let covers = place.covers(at);
             let part = at..covers.end.min(range.end);
-            if part == covers {
-                let is_tree = table.below(place.entry()).is_some();
-                if is_tree && !self.has_room_for_tree() {
-                    return at;
+            let below = table.below(place.entry());
+            let whole = part == covers && below.is_none_or(|below| leave.takes_whole(below));
+            if *left == 0 || (whole && below.is_some() && !self.has_room_for_tree()) {
+                return at;
+            }
+            *left -= 1;
+            match place.entry() {
+                Entry::Absent(now) if leave.keeps(now) => {}
+                _ if whole => self.unlink(&place, at, leave.mark()),
+                Entry::Leaf(_) => _ = self.split(&place, at),
+                Entry::Absent(_) => self.mark(at, largest_within(&part), leave.mark()),
+                Entry::Table(_) | Entry::Pending(_) => {}
+            }
+            place = Place::load(table, at);
+            if let Some(below) = table.below(place.entry()) {
+                let reached = self.take_in(below, part.clone(), leave, left);
+                if reached < part.end {
+                    return reached;
                 }
-                self.unlink(&place, at, mark);
-            } else if place.entry() != Entry::Absent(mark) {
-                match place.entry() {
-                    Entry::Leaf(_) => _ = self.split(&place, at),
-                    Entry::Absent(_) => self.mark(at, largest_within(&part), mark),
-                    Entry::Table(_) | Entry::Pending(_) => {}
-                }
-                place = Place::load(table, at);
-                if let Some(below) = table.below(place.entry()) {
-                    let reached = self.take_in(below, part.clone(), mark);
-                    if reached < part.end {
-                        return reached;
-                    }
+                if leave == Leave::Ballooned && below.level() == Level::Three {
+                    *left = left.saturating_sub(self.collapse(at));
                 }
             }
             at = part.end;

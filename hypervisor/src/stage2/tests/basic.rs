@@ -233,6 +233,20 @@ fn ragged_ranges_take_what_they_name_and_no_more() {
 }
 
 #[test]
+fn what_is_in_the_balloon_is_not_had_back_by_reporting_it_free() {
+    let (memory, space) = space(64 * MIB, 16 * MIB);
+    space.take_pages(&pages(0, 512)).unwrap().1.retire();
+    space.populate(at(2 * MIB), Order::BLOCK_2M).unwrap();
+    space.take_pages(&pages(512 + 7, 1)).unwrap().1.retire();
+    let _ = space.take_reported(at(0)..at(4 * MIB)).unwrap().flushed.retire();
+    let ballooned = |page| space.populate(at(page * PAGE_SIZE), Order::PAGE).is_err();
+    assert!((0..512).all(ballooned));
+    assert!((512..1024).all(|page| ballooned(page) == (page == 512 + 7)));
+    settle(memory);
+    assert_sound(memory, &[&space]);
+}
+
+#[test]
 fn ranges_that_are_not_ram_are_refused() {
     let (memory, space) = space(64 * MIB, 16 * MIB);
     for range in [

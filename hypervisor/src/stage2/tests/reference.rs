@@ -43,6 +43,7 @@ enum Op {
     /// All pages of a region, in two batches, as a balloon does.
     TakeRegion(u64),
     TakeRange(u64, u64, Mark),
+    Report(u64, u64),
     ReturnPages(Vec<u64>),
     ReturnRegion(u64),
     ReturnRange(u64, u64),
@@ -83,6 +84,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..REGIONS.len()).prop_map(|region| Op::TakeRegion(REGIONS[region])),
         3 => (boundary(), boundary(), mark())
             .prop_map(|(a, b, mark)| Op::TakeRange(a.min(b), a.max(b), mark)),
+        2 => (boundary(), boundary()).prop_map(|(a, b)| Op::Report(a.min(b), a.max(b))),
         3 => pages().prop_map(Op::ReturnPages),
         2 => (0..REGIONS.len()).prop_map(|region| Op::ReturnRegion(REGIONS[region])),
         2 => (boundary(), boundary()).prop_map(|(a, b)| Op::ReturnRange(a.min(b), a.max(b))),
@@ -174,6 +176,7 @@ impl Test {
             Op::TakePages(pages) => self.take_pages(pages),
             Op::TakeRegion(region) => self.take_pages(&region_pages(*region)),
             Op::TakeRange(start, end, mark) => self.take_range(*start, *end, *mark),
+            Op::Report(start, end) => self.report(*start, *end),
             Op::ReturnPages(pages) => self.return_pages(pages),
             Op::ReturnRegion(region) => self.return_pages(&region_pages(*region)),
             Op::ReturnRange(start, end) => self.return_range(*start, *end),
@@ -316,6 +319,20 @@ impl Test {
         }
         for page in all_pages().filter(|page| (start..end).contains(page)) {
             self.mark(at(page), mark);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, start: u64, end: u64) -> Result<(), ()> {
+        let taken = self.space.take_reported(at(start)..at(end)).map_err(|error| {
+            assert_eq!(error, TakeError::OutOfMemory);
+        })?;
+        let end = taken.next.map_or(end, |next| next.as_u64() - RAM);
+        let _ = taken.flushed.retire();
+        for page in all_pages().filter(|page| (start..end).contains(page)) {
+            if self.model[&page] != Page::Absent(Mark::Ballooned) {
+                self.mark(at(page), Mark::Empty);
+            }
         }
         Ok(())
     }
