@@ -6,7 +6,7 @@
 //!   at this IPA, in one block of this size; every table is, by its record, a table of this guest.
 //! - *records to tables*: every block that is a guest's by its record is mapped there.
 //!
-//! A record names one guest and one IPA, so a frame that were mapped twice would fail the first
+//! A record names one guest and one IPA, so a frame that was mapped twice would fail the first
 //! walk at one place at least; a frame that was lost fails the second. What the walks counted must
 //! be what the counters say.
 //!

@@ -1,4 +1,9 @@
 //! Sluice: a type-1 hypervisor for AArch64 whose trade is memory.
+//!
+//! What it is about is in [`mem`] (who owns which frame), [`epoch`] (when nobody can still hold what was taken away) and
+//! `stage2` (a guest's tables, edited while they are walked); each tells its protocol before its code. `exit` is where
+//! guests come in, `boot` where it all begins, and `arch` the only place with registers and assembly. `docs/design.md`
+//! has the whole.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(loom, allow(dead_code, reason = "a model has a part of the crate"))]
 

@@ -1,4 +1,5 @@
-//! What a guest came out for, and what is done about it: an exit is a value, decoded once and matched once.
+//! What a guest came out for, and what is done about it: an exit is a value, decoded once and matched once. The few
+//! that are over at once never come so far: see `fast`.
 
 #[cfg(target_os = "none")]
 mod abort;

@@ -2,7 +2,7 @@
 //!
 //! [`Unlinked`] (no table leads there; TLBs may) `-- flush -->` [`Flushed`] (no guest can reach it;
 //! software walkers may) `-- retire -->` [`GracePeriod`] (nobody can, when it is over). Frames
-//! whose grace period is over are zeroed and become free by themselves. Only [`Unlinked::flush`]
+//! whose grace period is over become free by themselves, and are zeroed before anybody gets them. Only [`Unlinked::flush`]
 //! makes a `Flushed`, and only a `Flushed` reaches the epoch's retire lists.
 //!
 //! Frames are threaded through the frame table, tables that were detached with all that hangs below

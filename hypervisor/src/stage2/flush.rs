@@ -2,7 +2,8 @@
 //!
 //! An edit collects what it removed in a [`FlushSet`], which has a fixed size: a few runs are
 //! invalidated by address, anything more by VMID. One batch then costs at most
-//! [`CAPACITY`] + 1 TLBIs, and two where it removed one block or one run.
+//! [`CAPACITY`] + 1 TLBIs, and two at most where it removed one block or one run. (Of runs beyond 8 GiB
+//! each 8 GiB take one: that is as far as a range operation reaches.)
 
 use crate::addr::IpaRange;
 use crate::arch;

@@ -2,8 +2,8 @@
 //!
 //! The crate's own TLB maintenance goes to whichever VMID is loaded, so it is not used:
 //! [`RootTable`](aarch64_paging::paging::RootTable) does none, and [`super::flush`] does it all.
-//! Its `allocate_table` cannot fail, so it takes from a stock that was filled before the edit
-//! began. It would hand tables that it takes out to `deallocate_table`, but no call that Sluice
+//! Its `allocate_table` cannot fail, so it takes from a stock that is filled before the edit
+//! writes anything. It would hand tables that it takes out to `deallocate_table`, but no call that Sluice
 //! makes takes any out, for they could not be freed there: somebody may be walking them.
 
 use crate::addr::Pa;

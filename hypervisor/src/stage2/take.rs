@@ -189,9 +189,8 @@ fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
     if nothing_to_do { 0 } else { Level::Three as usize - place.level() as usize }
 }
 
-/// Returns how many tables it takes at most to write `mark` for `range` alone, whose ends may lie
-/// within blocks.
-/// What is absent and `keeps` says so is not touched.
+/// Returns how many tables it takes at most to change `range` alone, whose ends may lie within
+/// blocks. What is absent by a mark that `keeps` names is not changed.
 pub(super) fn tables_for_ends(
     root: Table<'_>,
     range: &IpaRange,

@@ -33,7 +33,7 @@ const DEVICE: El23Attributes =
     COMMON.union(El23Attributes::ATTRIBUTE_INDEX_0).union(El23Attributes::XN);
 
 /// The number of tables in the image: enough for the image, the devices and the L1 and L2 tables
-/// of 16 GiB; what is above comes from the memory that boot sets aside ([`Builder::spare`]).
+/// of 16 GiB; what is above comes from the memory that boot sets aside ([`set_spare`]).
 const TABLES: usize = 40;
 
 /// A table, as hardware reads it.

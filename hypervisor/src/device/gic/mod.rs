@@ -17,7 +17,7 @@
 //! | when | what to call |
 //! |---|---|
 //! | before each guest entry | `if is_dirty { sync }`, with the `live` list registers copied |
-//! | maintenance interrupt | ICH_HCR_EL2.En off, or it stays asserted; [`Gic::mark_dirty`] |
+//! | maintenance interrupt | [`Gic::sync`] at once: it stays asserted while its cause is in the list registers |
 //! | WFI, or the CPU takes another vCPU | [`Gic::fold`], then [`Gic::pending_for`] |
 //! | trapped read, [`Place::shows_live_state`] | [`Gic::fold`], kick [`Gic::refresh`], then `read` |
 //! | trapped write of ICC_DIR_EL1 | [`Gic::deactivate`] |
