@@ -2,6 +2,7 @@
 
 mod basic;
 mod hardware;
+mod operations;
 mod reference;
 mod stress;
 mod walkers;
