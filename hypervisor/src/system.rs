@@ -239,10 +239,12 @@ impl System {
     }
 
     /// Takes the console and the control port over, on this CPU.
-    pub fn open_ports(&self) {
+    pub fn open_ports(&'static self) {
         gic::enable_shared(self.machine.uart.interrupt, cpu::affinity(), false);
         uart::set_receive_interrupt(true);
         let port = control::init(&self.machine);
+        // The device may have raised its interrupt before it was enabled; as an edge, that is lost.
+        control::interrupt(self);
         log::info!("control port: {}", if port { "virtio-console" } else { "none" });
     }
 }
