@@ -1,19 +1,44 @@
 //! Walks of tables while those tables change: dumps and audits neither fault nor wait nor see
 //! what is not so; and where a mistake is put in on purpose, it is caught.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use sluice_tests::artefacts::{KERNEL, linux};
 use sluice_tests::ensure;
 use sluice_tests::failure::{Failure, Outcome};
 use sluice_tests::machine::{Machine, Plan};
-use sluice_tests::monitor::{number, rows};
+use sluice_tests::monitor::{number, rows, text};
 
 const MIB: u64 = 1 << 20;
+
+/// Where the machine has its 2 GiB.
+const RAM: Range<u64> = 0x4000_0000..0xc000_0000;
 
 /// No walk may take longer than this, whatever else goes on; it is the emulator's time, on a
 /// host that is busy.
 const WALK: Duration = Duration::from_secs(20);
+
+/// Sees whether a dump says what can be: ascending ranges, memory that the machine has, the
+/// attributes that guests' memory is mapped with. A freed table says otherwise.
+fn look_through(dump: &Value) -> Outcome {
+    let runs = rows(dump, "runs")?;
+    ensure!(!runs.is_empty(), "the dump is empty");
+    let mut end = 0;
+    for run in runs {
+        ensure!(number(run, "from")? >= end, "the dump goes back: {run}");
+        end = number(run, "to")?;
+        let attributes = text(run, "attributes")?;
+        if let Some(pa) = run.get("pa").and_then(Value::as_u64) {
+            ensure!(RAM.contains(&pa), "mapped where no memory is: {run}");
+            ensure!(attributes.contains("rwx normal"), "mapped in an odd way: {run}");
+        } else {
+            ensure!(["empty", "ballooned"].contains(&attributes), "odd: {run}");
+        }
+    }
+    Ok(())
+}
 
 /// Has a guest give and take memory, and walks its tables all the while.
 fn walk_while_memory_moves(machine: &mut Machine, rounds: u32) -> Outcome<u64> {
@@ -24,8 +49,7 @@ fn walk_while_memory_moves(machine: &mut Machine, rounds: u32) -> Outcome<u64> {
             let started = Instant::now();
             loop {
                 let walk = Instant::now();
-                let dump = machine.ask("tables linux")?;
-                ensure!(!rows(&dump, "runs")?.is_empty(), "the dump is empty");
+                look_through(&machine.ask("tables linux")?)?;
                 machine.audit()?;
                 ensure!(walk.elapsed() < WALK, "a walk took {:?}", walk.elapsed());
                 walks += 1;
