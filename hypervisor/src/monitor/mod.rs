@@ -1,5 +1,5 @@
 //! The monitor: commands for people and for programs. [`parse`] reads them, [`report`] renders what they answer,
-//! [`line`] is what is being typed.
+//! [`mod@line`] is what is being typed.
 
 #[cfg(target_os = "none")]
 mod commands;

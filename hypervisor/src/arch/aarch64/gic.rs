@@ -258,9 +258,9 @@ pub fn maintenance_status() -> u64 {
 pub struct VirtualInterface {
     /// ICH_VMCR_EL2: masks, enables, binary points.
     pub control: u64,
-    /// ICH_AP0R<n>_EL2.
+    /// `ICH_AP0R<n>_EL2`.
     pub active_group0: [u64; 4],
-    /// ICH_AP1R<n>_EL2.
+    /// `ICH_AP1R<n>_EL2`.
     pub active_group1: [u64; 4],
 }
 

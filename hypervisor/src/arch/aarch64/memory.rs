@@ -13,7 +13,7 @@ pub fn pointer(pa: Pa) -> NonNull<u8> {
     unsafe { NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(pa.as_u64() as usize)) }
 }
 
-/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer`].
+/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`].
 pub fn map_hypervisor(range: PaRange) {
     super::stage1::map_data(range);
 }
