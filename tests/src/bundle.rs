@@ -38,6 +38,8 @@ pub struct Guest {
     pub command_line: String,
     /// When its memory is taken.
     pub population: Population,
+    /// Whether it waits to be started.
+    pub held: bool,
 }
 
 impl Guest {
@@ -52,6 +54,7 @@ impl Guest {
             initrd: None,
             command_line: "console=ttyAMA0".into(),
             population: Population::Lazy,
+            held: false,
         }
     }
 
@@ -73,6 +76,9 @@ impl Guest {
             Population::Eager => "eager",
         };
         writeln!(output, "\t\t\tpopulation = \"{population}\";")?;
+        if self.held {
+            writeln!(output, "\t\t\theld;")?;
+        }
         writeln!(output, "\t\t}};")
     }
 }
