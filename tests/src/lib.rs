@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod failure;
 pub mod flat_image;
 pub mod initramfs;
+pub mod instructions;
 pub mod machine;
 pub mod monitor;
 pub mod shell;
