@@ -59,6 +59,7 @@ pub static TESTS: &[Test] = &[
     test("gic-spi-routing", gic::spi_routing),
     test("gic-priority-mask", gic::priority_mask),
     test("gic-priority-order", gic::priority_order),
+    test("gic-preemption", gic::preemption),
     test("gic-flood", gic::flood),
     test("timer-counter", timer::counter),
     test("timer-virtual", timer::virtual_timer),

@@ -220,6 +220,48 @@ pub fn priority_order(_: &Stub) -> Outcome {
     Ok(())
 }
 
+/// The SGI that is interrupted, and the one that interrupts it.
+const SLOW: u32 = 12;
+const URGENT: u32 = 13;
+
+/// Lets itself be interrupted, and notes whether it was: bit 0 by the urgent SGI, bit 1 by itself.
+fn be_interrupted(_: u32) {
+    let this = cpu::this();
+    let before = (this.count(URGENT), this.count(SLOW));
+    gic::send(SLOW, cpu::affinity());
+    gic::send(URGENT, cpu::affinity());
+    cpu::unmask();
+    time::poll(SOON, || this.count(URGENT) != before.0);
+    time::poll(NEVER, || false);
+    cpu::mask();
+    let seen =
+        u64::from(this.count(URGENT) != before.0) | u64::from(this.count(SLOW) != before.1) << 1;
+    ORDER.store(0x100 | seen, Ordering::Release);
+    // The second one of its kind finds nothing to do.
+    gic::enable(SLOW, gic::count_only);
+}
+
+/// An interrupt of higher priority interrupts the handling of one of lower priority; one of the same priority waits.
+pub fn preemption(_: &Stub) -> Outcome {
+    let before = cpu::this().count(SLOW);
+    ORDER.store(0, Ordering::Release);
+    gic::enable(SLOW, be_interrupted);
+    gic::enable(URGENT, gic::count_only);
+    gic::set_priority(SLOW, 0xc0);
+    gic::set_priority(URGENT, 0x40);
+    gic::send(SLOW, cpu::affinity());
+    let both = time::poll(2 * SOON, || cpu::this().count(SLOW) == before + 2);
+    gic::set_priority(SLOW, gic::PRIORITY);
+    gic::set_priority(URGENT, gic::PRIORITY);
+    gic::enable(SLOW, gic::count_only);
+    let seen = ORDER.load(Ordering::Acquire);
+    ensure!(seen & 0x100 != 0, "the first SGI did not come");
+    ensure!(seen & 1 != 0, "an urgent SGI does not interrupt the handling of a less urgent one");
+    ensure!(seen & 2 == 0, "an SGI interrupts its own handling");
+    ensure!(both, "an SGI that came while it was being handled is lost");
+    Ok(())
+}
+
 /// More interrupts are pending at once than there are list registers, and each comes once.
 pub fn flood(_: &Stub) -> Outcome {
     let interrupts = lines() - 32..lines();
