@@ -7,12 +7,16 @@ use crate::arch::{mmu, time};
 use crate::firmware::{self, OFF};
 use crate::machine::Machine;
 use crate::{gic, run};
+use core::sync::atomic::{AtomicBool, Ordering};
 use spin::mutex::SpinMutex;
 
 /// What a CPU is to do; it is told its number.
 pub type Work = fn(usize);
 
 static WORK: [SpinMutex<Option<Work>>; MAX_CPUS] = [const { SpinMutex::new(None) }; MAX_CPUS];
+/// Which CPUs have work that they have not done yet. AFFINITY_INFO alone does not say so: QEMU calls a CPU off until it
+/// has come up.
+static BUSY: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 static STARTS: [SpinMutex<Start>; MAX_CPUS] =
     [const { SpinMutex::new(Start { registers: [0; 4], stack: 0, index: 0 }) }; MAX_CPUS];
 
@@ -42,13 +46,18 @@ pub fn start(machine: &Machine, index: usize, work: Work) -> Result<(), Refused>
     }
     let address = place.as_mut_ptr().addr();
     clean_to_poc(address, size_of::<Start>());
+    let busy = &BUSY[index.min(MAX_CPUS - 1)];
+    busy.store(true, Ordering::Release);
     match firmware::cpu_on(affinity, boot::secondary_address(), address as u64) {
         firmware::SUCCESS => Ok(()),
-        error => Err(Refused::On(error)),
+        error => {
+            busy.store(false, Ordering::Release);
+            Err(Refused::On(error))
+        }
     }
 }
 
-/// Waits until CPU `index` is off.
+/// Waits until CPU `index` has done its work and is off.
 ///
 /// # Errors
 ///
@@ -58,7 +67,7 @@ pub fn join(machine: &Machine, index: usize) -> Result<(), Refused> {
     let mut state = OFF;
     let off = time::poll(10_000_000, || {
         state = firmware::affinity_info(affinity);
-        state == OFF
+        state == OFF && !BUSY[index.min(MAX_CPUS - 1)].load(Ordering::Acquire)
     });
     if off { Ok(()) } else { Err(Refused::StillOn(state)) }
 }
@@ -100,6 +109,7 @@ pub fn secondary() -> ! {
         work(index);
         cpu::mask();
     }
+    BUSY[index].store(false, Ordering::Release);
     let refused = firmware::cpu_off();
     say!("stub: CPU_OFF on CPU {index} returned {refused}");
     loop {

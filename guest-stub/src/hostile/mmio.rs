@@ -54,6 +54,10 @@ fn sweep(name: &str, range: Range, first: u64, step: u64) -> Outcome {
         {
             for value in [0, !0] {
                 for way in Access::ON_DEVICES {
+                    // A line of up to 2 KiB begins before what is to be spared, UARTDR for one.
+                    if way == Access::ZeroLine && first > 0 {
+                        continue;
+                    }
                     tally.add(way, address, way.at(address, value))?;
                 }
             }

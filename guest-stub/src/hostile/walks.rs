@@ -67,8 +67,8 @@ pub fn devices_as_memory(stub: &Stub) -> Outcome {
             Access::Translate,
         ];
         for way in ways {
-            if way == Access::Execute && stub.orders.plain() {
-                // A device without a hypervisor before it may be read as instructions.
+            // A device without a hypervisor before it may be read as instructions, and a zeroed line prints.
+            if stub.orders.plain() && matches!(way, Access::Execute | Access::ZeroLine) {
                 continue;
             }
             match way.at(alias.start() + place, 0) {

