@@ -9,7 +9,7 @@ use crate::device::virtio::{Context, Progress};
 use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason, Width};
 use crate::guest::layout;
 use crate::mem::Order;
-use crate::stage2::{AccessError, Mark, Pages, PopulateError, Space, TakeError};
+use crate::stage2::{AccessError, Pages, PopulateError, Space, TakeError};
 use crate::system::System;
 use core::sync::atomic::Ordering;
 
