@@ -11,7 +11,7 @@ use crate::system::System;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use sluice_platform::Machine;
 use spin::Mutex;
 use virtio_drivers::device::console::VirtIOConsole;
@@ -86,7 +86,10 @@ pub fn init(machine: &Machine) -> bool {
                 let line = heapless::Vec::new();
                 *PORT.lock() = Some(Port { console, line, too_long: false });
                 INTERRUPT.store(slot.interrupt, Ordering::Release);
-                gic::enable_shared(slot.interrupt, cpu::affinity(), slot.edge);
+                // The line is high until the cause is acknowledged (virtio 1.2, section 4.2.2, InterruptStatus),
+                // whatever the device tree says of its trigger: taken for an edge, what comes while it is high
+                // from something before would make none.
+                gic::enable_shared(slot.interrupt, cpu::affinity());
                 true
             }
             Err(error) => {
@@ -141,6 +144,7 @@ fn next_line() -> Option<Result<heapless::Vec<u8, MAX_LINE>, ()>> {
 /// Handles the port's interrupt: runs the commands that have come.
 pub fn interrupt(system: &'static System) {
     while let Some(line) = next_line() {
+        ANSWERING.store(true, Ordering::SeqCst);
         let mut answer = Answer::default();
         match &line {
             Ok(line) => match core::str::from_utf8(line) {
@@ -156,6 +160,9 @@ pub fn interrupt(system: &'static System) {
             },
             Err(()) => answer.say("{\"error\":\"the command is longer than 200 bytes\"}\n"),
         }
+        drop(answer);
+        ANSWERING.store(false, Ordering::SeqCst);
+        tell_pending();
     }
 }
 
@@ -203,10 +210,34 @@ impl Drop for Answer {
     }
 }
 
-/// Tells of something that happened: `{"event":<event>,<name>:<value>}`.
+/// An answer is being written, in pieces: events wait.
+static ANSWERING: AtomicBool = AtomicBool::new(false);
+/// Events that are still to be told.
+static PENDING: Mutex<heapless::String<1024>> = Mutex::new(heapless::String::new());
+
+/// Tells of something that happened: `{"event":<event>,<name>:<value>}`, between answers.
 pub fn event(event: &str, name: &str, value: &str) {
-    if let Some(port) = PORT.lock().as_mut() {
-        tell(port, event, name, value);
+    if PORT.lock().is_none() {
+        return;
+    }
+    if let Some(line) = event_line(event, name, value) {
+        // What there is no room for is not told.
+        let _ = PENDING.lock().push_str(&line);
+    }
+    // Who ends an answer looks for events after it has said so; who adds one looks for an answer after that: one of
+    // them tells it.
+    if !ANSWERING.load(Ordering::SeqCst) {
+        tell_pending();
+    }
+}
+
+fn tell_pending() {
+    let events = core::mem::take(&mut *PENDING.lock());
+    if !events.is_empty()
+        && let Some(port) = PORT.lock().as_mut()
+    {
+        // A program that does not listen misses what is said.
+        let _ = Output(port).write_str(&events);
     }
 }
 
@@ -214,16 +245,17 @@ pub fn event(event: &str, name: &str, value: &str) {
 pub fn event_in_panic(event: &str, name: &str, value: &str) {
     if let Some(mut port) = PORT.try_lock()
         && let Some(port) = port.as_mut()
+        && let Some(line) = event_line(event, name, value)
     {
-        tell(port, event, name, value);
+        // A program that does not listen misses what is said.
+        let _ = Output(port).write_str(&line);
     }
 }
 
-fn tell(port: &mut Port, event: &str, name: &str, value: &str) {
-    let mut out = heapless::String::<512>::new();
+/// Makes the line of an event; `None` where it is too long to be told.
+fn event_line(event: &str, name: &str, value: &str) -> Option<heapless::String<512>> {
+    let mut line = heapless::String::new();
     let (event, name, value) = (JsonString(event), JsonString(name), JsonString(value));
-    // What is too long to be told is not told; a program that does not listen misses it.
-    if writeln!(out, "{{\"event\":{event},{name}:{value}}}").is_ok() {
-        let _ = Output(port).write_str(&out);
-    }
+    writeln!(line, "{{\"event\":{event},{name}:{value}}}").ok()?;
+    Some(line)
 }

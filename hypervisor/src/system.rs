@@ -240,7 +240,7 @@ impl System {
 
     /// Takes the console and the control port over, on this CPU.
     pub fn open_ports(&'static self) {
-        gic::enable_shared(self.machine.uart.interrupt, cpu::affinity(), false);
+        gic::enable_shared(self.machine.uart.interrupt, cpu::affinity());
         uart::set_receive_interrupt(true);
         let port = control::init(&self.machine);
         // The device may have raised its interrupt before it was enabled; as an edge, that is lost.

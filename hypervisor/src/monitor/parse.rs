@@ -202,8 +202,6 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
     let find = |name: &str| VERBS.iter().find(|verb| verb.name == name);
     let verb = find(name).ok_or_else(|| ParseError::Unknown(name, nearest(name)))?;
     let wrong = |what, why| ParseError::Arguments(verb, what, why);
-    let guest = |word: Option<&'static str>| word;
-    let _ = guest;
     let mut guest = || words.next().ok_or(wrong("", "which guest?"));
     let command = match verb.name {
         "help" => match words.next() {

@@ -1,6 +1,8 @@
 //! Into a guest and out again; and faults of our own.
 #![expect(unsafe_code, reason = "runs guests, is called from the vectors")]
 
+use core::ffi::c_void;
+
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, Writeable};
 
 /// The general-purpose registers of a vCPU. The order is `entry.S`'s.
@@ -19,7 +21,7 @@ extern "C" fn fast_exit(registers: &mut GuestRegisters) -> bool {
 }
 
 unsafe extern "C" {
-    fn enter_guest(registers: *mut GuestRegisters) -> u64;
+    fn enter_guest(registers: *mut c_void) -> u64;
 }
 
 /// Which vector a guest came out by.
@@ -43,7 +45,7 @@ pub enum Vector {
 #[inline(always)]
 pub unsafe fn run(registers: &mut GuestRegisters) -> Vector {
     // SAFETY: the caller's promise; `enter_guest` keeps to the calling convention.
-    match unsafe { enter_guest(registers) } {
+    match unsafe { enter_guest(core::ptr::from_mut(registers).cast()) } {
         0 => Vector::Synchronous,
         1 => Vector::Irq,
         2 => Vector::Fiq,

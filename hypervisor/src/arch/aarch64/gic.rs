@@ -46,16 +46,15 @@ pub unsafe fn init_distributor(base: Pa) {
     *DISTRIBUTOR.lock() = Some(distributor);
 }
 
-/// Enables the shared interrupt `intid`, routed to the CPU with `affinity`.
-pub fn enable_shared(intid: u32, affinity: u64, edge: bool) {
+/// Enables the level-sensitive shared interrupt `intid`, routed to the CPU with `affinity`.
+pub fn enable_shared(intid: u32, affinity: u64) {
     if let Some(distributor) = DISTRIBUTOR.lock().as_mut()
         && let Some(spi) = intid.checked_sub(32)
     {
         let intid = IntId::spi(spi);
-        let trigger = if edge { Trigger::Edge } else { Trigger::Level };
         // These fail for interrupts that the GIC has not, which then stay as they are.
         let _ = distributor.set_interrupt_priority(intid, PRIORITY);
-        let _ = distributor.set_trigger(intid, trigger);
+        let _ = distributor.set_trigger(intid, Trigger::Level);
         let _ = distributor.set_routing(intid, Some(affinity));
         let _ = distributor.enable_interrupt(intid, true);
     }
