@@ -16,15 +16,19 @@ const MAX_TEXT: usize = 184;
 #[derive(Copy, Clone)]
 struct Entry {
     ticks: u64,
-    level: Level,
+    /// [`Level`] as a number; 0 is none, so that an empty ring takes no room in the image.
+    level: u8,
     cpu: u8,
     length: u8,
     text: [u8; MAX_TEXT],
 }
 
 impl Entry {
-    const EMPTY: Self =
-        Self { ticks: 0, level: Level::Trace, cpu: 0, length: 0, text: [0; MAX_TEXT] };
+    const EMPTY: Self = Self { ticks: 0, level: 0, cpu: 0, length: 0, text: [0; MAX_TEXT] };
+
+    fn level(&self) -> Level {
+        Level::iter().find(|level| *level as u8 == self.level).unwrap_or(Level::Trace)
+    }
 
     fn text(&self) -> &str {
         let text = self.text.get(..usize::from(self.length)).unwrap_or(&[]);
@@ -79,7 +83,7 @@ impl Ring {
                 number,
                 microseconds: microseconds(entry.ticks),
                 cpu: entry.cpu.into(),
-                level: entry.level,
+                level: entry.level(),
                 text: entry.text(),
             });
         }
@@ -106,7 +110,7 @@ impl Log for Logger {
         }
         let mut entry = Entry {
             ticks: time::now(),
-            level: record.level(),
+            level: record.level() as u8,
             cpu: cpu::current().index() as u8,
             ..Entry::EMPTY
         };
@@ -118,7 +122,7 @@ impl Log for Logger {
             ring.entries[place] = entry;
             ring.written += 1;
         }
-        crate::console::log_line(entry.level, entry.text());
+        crate::console::log_line(record.level(), entry.text());
     }
 
     fn flush(&self) {}

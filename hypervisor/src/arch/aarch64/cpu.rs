@@ -68,12 +68,18 @@ pub(super) fn guards() -> impl Iterator<Item = usize> + Clone {
 #[repr(C, align(16))]
 struct EmergencyStack(UnsafeCell<[u8; EMERGENCY_STACK_SIZE]>);
 
+// SAFETY: only the CPU that it belongs to uses it, when it is at its end.
+unsafe impl Sync for EmergencyStack {}
+
+/// What a CPU runs on when its own stack may be what is broken, one a CPU.
+static EMERGENCY_STACKS: [EmergencyStack; MAX_CPUS] =
+    [const { EmergencyStack(UnsafeCell::new([0; EMERGENCY_STACK_SIZE])) }; MAX_CPUS];
+
 /// What one CPU keeps for itself, found through TPIDR_EL2.
 #[repr(C)]
 pub struct PerCpu {
-    id: CpuId,
+    id: Cell<CpuId>,
     emergency_stack_top: Cell<*const u8>,
-    emergency_stack: EmergencyStack,
     /// How many window slots are in use.
     pub(super) window_depth: Cell<usize>,
 }
@@ -86,27 +92,20 @@ impl PerCpu {
     pub(super) const EMERGENCY_STACK: usize = offset_of!(PerCpu, emergency_stack_top);
 }
 
-static PER_CPU: [PerCpu; MAX_CPUS] = {
-    let mut index = 0;
-    let mut blocks = [const {
-        PerCpu {
-            id: CpuId(0),
-            emergency_stack_top: Cell::new(core::ptr::null()),
-            emergency_stack: EmergencyStack(UnsafeCell::new([0; EMERGENCY_STACK_SIZE])),
-            window_depth: Cell::new(0),
-        }
-    }; MAX_CPUS];
-    while index < MAX_CPUS {
-        blocks[index].id = CpuId(index as u8);
-        index += 1;
+/// All zero until a CPU is about to start, so that it takes no room in the image.
+static PER_CPU: [PerCpu; MAX_CPUS] = [const {
+    PerCpu {
+        id: Cell::new(CpuId::FIRST),
+        emergency_stack_top: Cell::new(core::ptr::null()),
+        window_depth: Cell::new(0),
     }
-    blocks
-};
+}; MAX_CPUS];
 
 /// Returns the block of `cpu`, made ready for its first use.
 pub(super) fn per_cpu(cpu: CpuId) -> &'static PerCpu {
     let block = &PER_CPU[cpu.index()];
-    let bottom = block.emergency_stack.0.get().cast::<u8>();
+    let bottom = EMERGENCY_STACKS[cpu.index()].0.get().cast::<u8>();
+    block.id.set(cpu);
     block.emergency_stack_top.set(bottom.wrapping_add(EMERGENCY_STACK_SIZE));
     block
 }
@@ -134,7 +133,7 @@ pub(super) fn local() -> &'static PerCpu {
 /// Returns the CPU that this code runs on.
 #[inline(always)]
 pub fn current() -> CpuId {
-    local().id
+    local().id.get()
 }
 
 /// Returns MPIDR_EL1's affinity fields of this CPU: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
