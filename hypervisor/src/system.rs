@@ -125,12 +125,10 @@ impl System {
         }
     }
 
-    /// Has `cpu` look at what changed, if it is not the one that this runs on.
+    /// Has `cpu` look at what changed: this one as well, for it may be running another of its vCPUs without a slice.
     pub fn kick(&self, cpu: CpuId) {
-        if cpu != cpu::current()
-            && let Some(other) = self.machine.cpus.get(cpu.index())
-        {
-            gic::kick(other.affinity);
+        if let Some(cpu) = self.machine.cpus.get(cpu.index()) {
+            gic::kick(cpu.affinity);
         }
     }
 

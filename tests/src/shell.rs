@@ -27,8 +27,9 @@ impl Machine {
     pub fn shell(&mut self) -> Outcome<(String, u32, u64)> {
         let said = self.expect(r"guest: init: Linux (\S+), (\d+) CPUs, (\d+) kB", BOOT)?;
         self.expect(r"guest# ", COMMAND)?;
-        // From here on the shell reads lines as a program would, and repeats nothing.
-        self.type_text("stty -echo; exec sh /dev/stdin\n")?;
+        // From here on the shell reads lines as a program would and repeats nothing, and the
+        // kernel does not speak between them.
+        self.type_text("dmesg -n 1; stty -echo; exec sh /dev/stdin\n")?;
         self.expect(r"exec sh /dev/stdin\s*\n", COMMAND)?;
         self.type_text("echo shell is\\ ours\n")?;
         self.expect(r"shell is ours\s*\n", COMMAND)?;

@@ -12,7 +12,7 @@ use sluice_platform::{MAX_MEMORY_RANGES, Machine};
 /// Tables that EL2 may need beyond one a GiB.
 const SPARE_TABLES: u64 = 16;
 /// The first frames for guests' tables and for the hypervisor's own use, in bytes.
-const POOL: u64 = 256 << 10;
+const POOL: u64 = 512 << 10;
 /// The least that must be left for guests, in bytes.
 const LEAST: u64 = 16 << 20;
 

@@ -8,7 +8,7 @@ use super::machine_tree::MachineTree;
 use super::manifest::{GuestConfig, Population};
 use super::seed::Seed;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
-use crate::arch::cpu::CpuId;
+use crate::arch::cpu::{self, CpuId};
 use crate::device::Width;
 use crate::device::gic::{self, Gic, Kick, intid};
 use crate::device::pl011::Pl011;
@@ -18,7 +18,7 @@ use crate::exit::fast::Whose;
 use crate::mem::{GuestId, Memory, Order};
 use crate::stage2::{AccessError, Mark, PopulateError, Space};
 use crate::system::System;
-use crate::vcpu::{Entry, Vcpu};
+use crate::vcpu::{Entry, State, Vcpu};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -388,7 +388,10 @@ impl Guest {
         for vcpu in &self.vcpus {
             if kick.contains(vcpu.index) {
                 vcpu.wake();
-                system.kick(vcpu.home);
+                // One of this CPU's that is not waiting is the one that runs, or has its turn when the slice ends.
+                if vcpu.home != cpu::current() || vcpu.state() != State::Ready {
+                    system.kick(vcpu.home);
+                }
             }
         }
     }

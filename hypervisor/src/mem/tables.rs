@@ -188,13 +188,17 @@ impl Memory {
             let orders = (0..=SMALL_GROWTH).rev().filter_map(Order::new);
             orders.into_iter().find_map(|order| self.allocate_any(order).ok())
         });
-        let grown = block.is_some();
+        let mut grown = false;
         if let Some(block) = block {
             let (first, order) = (block.first(), block.order());
-            self.table.at(first).set_head(Head::new(Kind::PoolInHand, order));
             let end = Pa::new(first.pa().as_u64() + order.bytes());
-            arch::memory::map_hypervisor(first.pa()..end);
-            self.pool.lock().insert(&self.table, first, order, Content::Clean);
+            grown = arch::memory::map_hypervisor(first.pa()..end);
+            if grown {
+                self.table.at(first).set_head(Head::new(Kind::PoolInHand, order));
+                self.pool.lock().insert(&self.table, first, order, Content::Clean);
+            } else {
+                self.give_back(block);
+            }
         }
         self.growing.store(false, Ordering::Release);
         grown

@@ -34,6 +34,8 @@ pub enum Command<'a> {
     Reset(&'a str),
     /// The counters of this machine.
     Counters,
+    /// What small operations at EL2 cost.
+    Bench,
     /// Ends the machine.
     Quit,
 }
@@ -54,7 +56,7 @@ const fn verb(name: &'static str, arguments: &'static str, help: &'static str) -
 }
 
 /// All commands, in the order of `help`.
-pub static VERBS: [Verb; 14] = [
+pub static VERBS: [Verb; 15] = [
     verb("help", "[command]", "say what commands there are, or how one is used"),
     verb("guests", "", "list the guests and their vCPUs"),
     verb("memory", "", "say who owns how much"),
@@ -73,6 +75,11 @@ pub static VERBS: [Verb; 14] = [
         "show the last lines of the log; set the level: error, warn, info, debug, trace, off",
     ),
     verb("counters", "", "show counters: exits of each vCPU, the heap"),
+    verb(
+        "bench",
+        "",
+        "time a pin, a walk and a read of a guest's memory at EL2, in ticks of the counter",
+    ),
     verb("start", "<guest>", "start a guest that is off"),
     verb("off", "<guest>", "turn a guest off, as a power cut does"),
     verb("reset", "<guest>", "start a guest anew, as a reset button does"),
@@ -240,6 +247,7 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
             }
         },
         "counters" => Command::Counters,
+        "bench" => Command::Bench,
         "start" => Command::Start(guest()?),
         "off" => Command::Off(guest()?),
         "reset" => Command::Reset(guest()?),

@@ -214,10 +214,15 @@ pub fn init_traps() {
     // T0SZ 25: 39 bits of IPA; SL0 1: walks start at level 1; write-back, inner shareable walks.
     let vtcr = 1 << 31 | pa_range << 16 | 0b11 << 12 | 0b01 << 10 | 0b01 << 8 | 1 << 6 | 25;
     let vtcr = vtcr | if features.vmid_bits == 16 { 1 << 19 } else { 0 };
+    let where_there_is = |feature: bool, bit: u32| u64::from(feature) << bit;
+    // FWB: stage 2 writes its memory attributes for it. TLOR and TERR trap what is hidden of FEAT_LOR and FEAT_RAS.
+    let hcr = HCR_GUEST
+        | where_there_is(features.s2fwb, 46)
+        | where_there_is(features.lor, 35)
+        | where_there_is(features.ras, 36);
     // SAFETY: no guest runs yet; these are what keeps one in.
     unsafe {
-        // FWB: stage 2 writes its memory attributes for it where the CPU has it.
-        msr!("HCR_EL2", HCR_GUEST | if features.s2fwb { 1 << 46 } else { 0 });
+        msr!("HCR_EL2", hcr);
         msr!("VTCR_EL2", vtcr);
         msr!("VPIDR_EL2", midr);
         msr!("HSTR_EL2", 0);

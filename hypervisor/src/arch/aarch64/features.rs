@@ -26,6 +26,10 @@ pub struct Features {
     pub sve: bool,
     /// FEAT_SME.
     pub sme: bool,
+    /// FEAT_LOR: HCR_EL2.TLOR traps it.
+    pub lor: bool,
+    /// FEAT_RAS: HCR_EL2.TERR traps it.
+    pub ras: bool,
     /// The block that DC ZVA zeroes in bytes; 0 where it is prohibited.
     pub zva_bytes: u32,
     /// The smallest data cache line in bytes.
@@ -57,6 +61,8 @@ pub fn features() -> &'static Features {
         fgt: false,
         sve: false,
         sme: false,
+        lor: false,
+        ras: false,
         zva_bytes: 0,
         cache_line: 16,
     };
@@ -110,6 +116,8 @@ pub fn detect_features() -> Result<&'static Features, MissingFeature> {
         fgt: field(mmfr0, 56) >= 1,
         sve: field(pfr0, 32) >= 1,
         sme: field(pfr1, 24) >= 1,
+        lor: field(mmfr1, 16) >= 1,
+        ras: field(pfr0, 28) >= 1,
         zva_bytes: if dczid & 0x10 != 0 { 0 } else { 4 << (dczid & 0xf) },
         cache_line: 4 << ((ctr >> 16) & 0xf),
     }))

@@ -13,9 +13,11 @@ pub fn pointer(pa: Pa) -> NonNull<u8> {
     unsafe { NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(pa.as_u64() as usize)) }
 }
 
-/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`].
-pub fn map_hypervisor(range: PaRange) {
-    super::stage1::map_data(range);
+/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`]. Says whether
+/// there was a table for it: for whole blocks of 2 MiB there always is.
+#[must_use = "what is not mapped cannot be used"]
+pub fn map_hypervisor(range: PaRange) -> bool {
+    super::stage1::map_data(range)
 }
 
 /// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.

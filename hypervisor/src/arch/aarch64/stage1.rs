@@ -185,6 +185,13 @@ impl Builder {
         }
     }
 
+    /// Says whether there are tables left, as many as a range that crosses a boundary of 2 MiB can need.
+    fn has_tables(&self) -> bool {
+        let spare = SPARE.lock();
+        self.0.translation().used + 2 <= TABLES
+            || spare.start.checked_add(2 * 4096).is_some_and(|end| end <= spare.end)
+    }
+
     /// Gives the root of `cpu` all entries that the CPUs share.
     fn share_root(&self, cpu: CpuId) -> &'static Table {
         let root = &ROOTS[cpu.index()];
@@ -225,15 +232,22 @@ pub(super) fn registers(cpu: CpuId) -> Option<Stage1Registers> {
     Some(SHARED.lock().as_ref()?.registers(cpu))
 }
 
-/// Maps memory that the hypervisor has come to own, for reading and writing, on all CPUs.
+/// Maps memory that the hypervisor has come to own, for reading and writing, on all CPUs. Says whether there
+/// was a table for it.
 ///
 /// The roots need no change: boot made a table for everything that memory reaches ([`cover`]).
-pub(super) fn map_data(range: PaRange) {
-    if let Some(builder) = SHARED.lock().as_mut() {
-        builder.data(range);
-        super::barrier::dsb_ishst();
-        super::barrier::isb();
+pub(super) fn map_data(range: PaRange) -> bool {
+    let mut shared = SHARED.lock();
+    let Some(builder) = shared.as_mut() else { return false };
+    let whole = range.start.is_aligned(BLOCK_2M) && range.end.is_aligned(BLOCK_2M);
+    // A part of a block may need a table of level 3; those of level 2 are there.
+    if !whole && !builder.has_tables() {
+        return false;
     }
+    builder.data(range);
+    super::barrier::dsb_ishst();
+    super::barrier::isb();
+    true
 }
 
 /// Makes the tables down to level 2 for all of `memory`, so that a block of it can be mapped later

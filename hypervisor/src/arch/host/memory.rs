@@ -56,8 +56,12 @@ pub fn pointer(pa: Pa) -> NonNull<u8> {
     unsafe { arena().add(offset as usize) }
 }
 
-/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`].
-pub fn map_hypervisor(_range: PaRange) {}
+/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`]. Says whether
+/// there was a table for it.
+#[must_use = "what is not mapped cannot be used"]
+pub fn map_hypervisor(_range: PaRange) -> bool {
+    true
+}
 
 /// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.
 ///
