@@ -7,7 +7,7 @@ use sluice_tests::ensure;
 use sluice_tests::failure::{Failure, Outcome};
 use sluice_tests::machine::{COMMAND, Plan};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What the stub said of its tests.
 struct Report {
