@@ -15,6 +15,9 @@ use spin::MutexGuard;
 
 /// How long a vCPU runs while others of its CPU wait, in parts of a second: 10 ms.
 const SLICES_A_SECOND: u64 = 100;
+/// How long a vCPU runs between two bounded pieces of work that its guest's devices do, in parts of a second: 100 µs,
+/// about what such a piece takes.
+const SHARES_A_SECOND: u64 = 10_000;
 
 /// The vCPU whose context is in this CPU's registers.
 pub struct Loaded {
@@ -55,22 +58,24 @@ impl Loaded {
     }
 }
 
-/// Says whether `vcpu` has something to do. Ends its wait if so.
+/// Says whether `vcpu` of `guest`, which waits, has been given something to do. Ends its wait if so.
+fn wake(guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
+    let woken = vcpu.take_wake()
+        || guest.gic.pending_for(vcpu.index)
+        || vcpu.deadline.load(Ordering::Relaxed) <= now
+        || guest.stop().is_some();
+    if woken {
+        vcpu.set_state(State::Ready);
+    }
+    woken
+}
+
+/// Says whether `vcpu` has something to do, or its guest's devices have while it waits.
 fn is_runnable(guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
     match vcpu.state() {
         State::Off => false,
         State::Starting | State::Ready => true,
-        State::Waiting => {
-            let woken = vcpu.take_wake()
-                || guest.gic.pending_for(vcpu.index)
-                || vcpu.deadline.load(Ordering::Relaxed) <= now
-                || guest.has_balloon_work()
-                || guest.stop().is_some();
-            if woken {
-                vcpu.set_state(State::Ready);
-            }
-            woken
-        }
+        State::Waiting => wake(guest, vcpu, now) || guest.wants_balloon_step(),
     }
 }
 
@@ -81,6 +86,8 @@ struct Cpu {
     loaded: Option<Loaded>,
     /// The place in the list of vCPUs where the search for the next one begins.
     turn: usize,
+    /// When EL2's timer fires, in ticks.
+    alarm: u64,
 }
 
 impl Cpu {
@@ -130,13 +137,14 @@ impl Cpu {
 
     /// Has EL2's timer fire when this CPU must look again: at the end of a slice, or when a vCPU that is not
     /// loaded has a timer that fires.
-    fn arm_timer(&self, contended: bool) {
+    fn arm_timer(&mut self, contended: bool) {
         let slice =
             if contended { time::now() + time::frequency() / SLICES_A_SECOND } else { u64::MAX };
         let waiting = self.system.guests().flat_map(|guest| guest.vcpus.iter());
         let waiting = waiting.filter(|vcpu| vcpu.home == self.id && vcpu.state() == State::Waiting);
         let deadline = waiting.map(|vcpu| vcpu.deadline.load(Ordering::Relaxed)).min();
-        match slice.min(deadline.unwrap_or(u64::MAX)) {
+        self.alarm = slice.min(deadline.unwrap_or(u64::MAX));
+        match self.alarm {
             u64::MAX => time::disarm(),
             deadline => time::arm(deadline),
         }
@@ -149,12 +157,24 @@ impl Cpu {
             if let Some(stop) = loaded.guest.stop() {
                 return self.leave(stop);
             }
-            if loaded.guest.has_balloon_work() {
-                loaded.guest.balloon_step(self.system);
+            if loaded.guest.has_balloon_work() && loaded.guest.balloon_step(self.system) {
                 if exit::interrupts::take(self.system, Some(loaded)) {
                     return;
                 }
-                continue;
+                if loaded.guest.has_balloon_work() && loaded.vcpu.state() != State::Waiting {
+                    // What is left takes turns with the vCPU, which may be the one to end it: a guest can ask for
+                    // more than it would ever live to see done.
+                    let share = time::now() + time::frequency() / SHARES_A_SECOND;
+                    time::arm(share.min(self.alarm));
+                }
+            }
+            if loaded.vcpu.state() == State::Waiting
+                && !wake(loaded.guest, loaded.vcpu, time::now())
+            {
+                if loaded.guest.wants_balloon_step() {
+                    continue;
+                }
+                return;
             }
             match exit::run(self.system, loaded) {
                 Next::Resume => {}
@@ -196,7 +216,7 @@ impl Cpu {
 
 /// Runs this CPU's vCPUs for ever.
 pub fn run(system: &'static System) -> ! {
-    let mut own = Cpu { system, id: cpu::current(), loaded: None, turn: 0 };
+    let mut own = Cpu { system, id: cpu::current(), loaded: None, turn: 0, alarm: u64::MAX };
     loop {
         exit::interrupts::take(system, own.loaded.as_mut());
         system.end_if_asked();

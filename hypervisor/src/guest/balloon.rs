@@ -149,15 +149,21 @@ impl Guest {
         self.balloon_work.load(Ordering::Relaxed)
     }
 
-    /// Does a bounded piece of what the balloon's queues hold, unless another CPU is about it.
-    pub fn balloon_step(&'static self, system: &System) {
-        let Some(mut slot) = self.balloon.try_lock() else { return };
+    /// Says whether the balloon's queues hold work that no CPU is about.
+    pub fn wants_balloon_step(&self) -> bool {
+        self.has_balloon_work() && !self.balloon.is_locked()
+    }
+
+    /// Does a bounded piece of what the balloon's queues hold; says whether, for another CPU may be about it.
+    pub fn balloon_step(&'static self, system: &System) -> bool {
+        let Some(mut slot) = self.balloon.try_lock() else { return false };
         let view = DeviceView(&self.space);
         let mut hands = Hands(self);
         let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
         // What is left is noted below.
         let _ = slot.process(&mut context);
         self.after_balloon(system, &slot);
+        true
     }
 
     /// Reads a register of the balloon.
