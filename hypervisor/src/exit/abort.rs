@@ -16,7 +16,7 @@ const TOUCH: Order = Order::BLOCK_2M;
 /// Handles a load or store that stage 2 did not allow.
 pub fn data(system: &'static System, loaded: &mut Loaded, abort: DataAbort) -> Next {
     let ipa = fault_ipa(entry::fault_page(), entry::fault_address());
-    if loaded.guest.ram().contains(&ipa) && abort.fault != (Fault::Other { status: 0x10 }) {
+    if loaded.guest.space.covers(ipa) && abort.fault != (Fault::Other { status: 0x10 }) {
         return memory(loaded, ipa, false, abort.write);
     }
     if abort.cache_maintenance {
@@ -39,7 +39,7 @@ pub fn data(system: &'static System, loaded: &mut Loaded, abort: DataAbort) -> N
 /// Handles an instruction fetch that stage 2 did not allow.
 pub fn instruction(_system: &'static System, loaded: &mut Loaded, _fault: Fault) -> Next {
     let ipa = fault_ipa(entry::fault_page(), entry::fault_address());
-    if loaded.guest.ram().contains(&ipa) {
+    if loaded.guest.space.covers(ipa) {
         return memory(loaded, ipa, true, false);
     }
     absent(loaded, ipa, true, false, "no instruction can be fetched there");
@@ -55,6 +55,9 @@ fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next
         }
         Err(PopulateError::Ballooned) => {
             absent(loaded, ipa, instruction, write, "the page is in the balloon");
+        }
+        Err(PopulateError::Unplugged) => {
+            absent(loaded, ipa, instruction, write, "no memory is plugged there");
         }
         Err(PopulateError::Outside) => absent(loaded, ipa, instruction, write, "nothing is there"),
         Err(PopulateError::OutOfMemory) => {

@@ -48,7 +48,7 @@ fn cpu_on(system: &System, loaded: &Loaded, target: u64, entry: Entry) -> i64 {
     let Some(vcpu) = guest.vcpus.iter().find(|vcpu| vcpu.affinity() == target) else {
         return result::INVALID_PARAMETERS;
     };
-    let in_ram = guest.ram().contains(&crate::addr::Ipa::new(entry.pc));
+    let in_ram = guest.space.covers(crate::addr::Ipa::new(entry.pc));
     if !in_ram || entry.pc & 3 != 0 {
         return result::INVALID_ADDRESS;
     }

@@ -18,7 +18,7 @@ pub struct DeviceView<'a>(pub &'a Space<'static>);
 
 fn fault(error: AccessError) -> MemoryFault {
     let reason = match error.cause {
-        PopulateError::Outside => MemoryFaultReason::Outside,
+        PopulateError::Outside | PopulateError::Unplugged => MemoryFaultReason::Outside,
         PopulateError::Ballooned => MemoryFaultReason::GivenAway,
         PopulateError::OutOfMemory => MemoryFaultReason::OutOfMemory,
     };
@@ -60,8 +60,7 @@ impl Hands {
                 let mistakes = (done.repeated + done.outside) as u32;
                 if mistakes > 0 {
                     // Which one it was is looked for only when there was one.
-                    let ram = self.0.ram();
-                    let outside = ipas.iter().find(|ipa| !ram.contains(ipa));
+                    let outside = ipas.iter().find(|&&ipa| !self.0.space.covers(ipa));
                     let kind = if outside.is_some() { Mistake::Outside } else { Mistake::Repeated };
                     let first = outside.or(ipas.first()).copied().unwrap_or(Ipa::new(0));
                     outcome.mistake(first, kind);
@@ -113,7 +112,7 @@ impl BalloonBackend for Hands {
     }
 
     fn release_all(&mut self) -> Progress {
-        let ram = self.0.ram();
+        let ram = self.0.space.extent();
         let start = Ipa::new(self.0.release_from.load(Ordering::Relaxed)).max(ram.start);
         let returned = self.0.space.return_range(start..ram.end);
         let next = returned.ok().and_then(|returned| {

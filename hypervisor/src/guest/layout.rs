@@ -1,7 +1,7 @@
 //! Where a guest's machine has what: the memory map of QEMU's `virt`, so that kernels built for it
 //! run.
 
-use crate::addr::{Ipa, IpaRange};
+use crate::addr::{BLOCK_2M, Ipa, IpaRange};
 
 const fn range(start: u64, size: u64) -> IpaRange {
     Ipa::new(start)..Ipa::new(start + size)
@@ -31,6 +31,21 @@ pub const BALLOON_SLOT: usize = 0;
 pub const RAM_START: Ipa = Ipa::new(0x4000_0000);
 /// The most memory that a guest can have: what 36 bits of address leave above [`RAM_START`].
 pub const MAX_RAM: u64 = (1 << 36) - (1 << 30);
+/// What the beginning of memory that is added is aligned to, in bytes: whole tables.
+pub const HOTPLUG_ALIGNMENT: u64 = 1 << 30;
+
+/// Returns where a guest with `ram` can have `bytes` more, a multiple of 2 MiB; `None` where that ends above 36 bits
+/// of address.
+pub fn hotplug(ram: &IpaRange, bytes: u64) -> Option<IpaRange> {
+    let bytes = bytes.checked_next_multiple_of(BLOCK_2M)?;
+    if bytes == 0 {
+        return Some(ram.end..ram.end);
+    }
+    let start = ram.end.align_up(HOTPLUG_ALIGNMENT)?;
+    let end = start.checked_add(bytes)?;
+    (end.as_u64() <= RAM_START.as_u64() + MAX_RAM).then_some(start..end)
+}
+
 /// The most vCPUs.
 pub const MAX_VCPUS: usize = 16;
 

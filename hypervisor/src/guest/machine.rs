@@ -16,7 +16,7 @@ use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::{Transport, mmio};
 use crate::exit::fast::Whose;
 use crate::mem::{GuestId, Memory, Order};
-use crate::stage2::{AccessError, Mark, PopulateError, Space};
+use crate::stage2::{AccessError, PopulateError, Space};
 use crate::system::System;
 use crate::vcpu::{Entry, State, Vcpu};
 use alloc::boxed::Box;
@@ -121,7 +121,11 @@ impl Guest {
         let number = id.index() as u8;
         let ram = ipa_range(layout::RAM_START, config.memory)
             .ok_or_else(|| MakeError(String::from("its memory does not fit an address space")))?;
-        let space = Space::new(memory, id, vmid, ram)
+        let hotplug = layout::hotplug(&ram, config.maximum_memory.saturating_sub(config.memory))
+            .ok_or_else(|| {
+                MakeError(String::from("its maximum memory does not fit an address space"))
+            })?;
+        let space = Space::with_hotplug(memory, id, vmid, ram, hotplug)
             .map_err(|error| MakeError(alloc::format!("no address space: {error:?}")))?;
         let gic = make_gic(number, config.vcpus)?;
         let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
@@ -294,14 +298,14 @@ impl Guest {
     }
 
     fn take_memory_back(&self) {
-        let mut range = self.ram();
+        let mut from = self.ram().start;
         loop {
-            match self.space.take_range(range.clone(), Mark::Empty) {
+            match self.space.take_back(from) {
                 Ok(taken) => {
                     let next = taken.next;
                     taken.flushed.retire();
                     match next {
-                        Some(next) => range.start = next,
+                        Some(next) => from = next,
                         None => return,
                     }
                 }

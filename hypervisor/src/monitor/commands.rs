@@ -253,8 +253,8 @@ fn tables(guest: &'static Guest, range: Option<IpaRange>, report: &mut Report<'_
         ("pa", 14),
         ("attributes", 0),
     ];
-    let ram = guest.ram();
-    let all = ram.start.align_down(BLOCK_1G)..ram.end;
+    let extent = guest.space.extent();
+    let all = extent.start.align_down(BLOCK_1G)..extent.end;
     report.table("runs", RUNS);
     guest.space.dump(range.unwrap_or(all), |run: &Run| {
         let mut text = heapless::String::<64>::new();
@@ -265,7 +265,11 @@ fn tables(guest: &'static Guest, range: Option<IpaRange>, report: &mut Report<'_
                 Value::Address(first.as_u64())
             }
             What::Absent(mark) => {
-                let _ = text.push_str(if mark == Mark::Ballooned { "ballooned" } else { "empty" });
+                let _ = text.push_str(match mark {
+                    Mark::Empty => "empty",
+                    Mark::Ballooned => "ballooned",
+                    Mark::Unplugged => "unplugged",
+                });
                 Value::Text("-")
             }
         };

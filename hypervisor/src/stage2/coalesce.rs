@@ -10,7 +10,7 @@ impl Space<'_> {
     ///
     /// Under break-before-make: the table is hidden from the hardware, flushed, and replaced.
     pub fn coalesce(&self, ipa: Ipa) -> Option<Flushed<'_>> {
-        if !self.ram.contains(&ipa) {
+        if !self.covers(ipa) {
             return None;
         }
         let mut edit = self.edit();

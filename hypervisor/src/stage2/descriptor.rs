@@ -7,6 +7,7 @@
 //! |---|---|
 //! | 0 | empty: populated by the first touch |
 //! | `SWFLAG_0` (55) alone | ballooned: the guest gave it up, touching it is the guest's mistake |
+//! | `SWFLAG_2` (57) alone | unplugged: there is no memory, until some is added |
 //! | `SWFLAG_1` (56) and a table's address | pending: a block was broken, its table comes |
 //!
 //! *Pending* is how break-before-make looks to software: the hardware sees nothing, the walkers of
@@ -23,6 +24,7 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const VALID: u64 = Stage2Attributes::VALID.bits() as u64;
 const TABLE_OR_PAGE: u64 = Stage2Attributes::TABLE_OR_PAGE.bits() as u64;
 const BALLOONED: u64 = Stage2Attributes::SWFLAG_0.bits() as u64;
+const UNPLUGGED: u64 = Stage2Attributes::SWFLAG_2.bits() as u64;
 const PENDING: u64 = Stage2Attributes::SWFLAG_1.bits() as u64;
 
 /// The number of descriptors in a table.
@@ -86,6 +88,8 @@ pub enum Mark {
     Empty,
     /// Touching it is an error, until it is returned.
     Ballooned,
+    /// There is no memory: touching it is an error, until some is added.
+    Unplugged,
 }
 
 impl Mark {
@@ -94,6 +98,7 @@ impl Mark {
         match self {
             Self::Empty => 0,
             Self::Ballooned => BALLOONED,
+            Self::Unplugged => UNPLUGGED,
         }
     }
 }
@@ -126,6 +131,8 @@ impl Entry {
             Self::Pending(address)
         } else if bits & BALLOONED != 0 {
             Self::Absent(Mark::Ballooned)
+        } else if bits & UNPLUGGED != 0 {
+            Self::Absent(Mark::Unplugged)
         } else {
             Self::Absent(Mark::Empty)
         }
@@ -203,7 +210,7 @@ mod tests {
             let leaf = leaf_like(model, pa, level);
             assert_eq!(Entry::decode(leaf, level), Entry::Leaf(pa));
             assert_eq!(leaf & TABLE_OR_PAGE != 0, level == Level::Three);
-            for mark in [Mark::Empty, Mark::Ballooned] {
+            for mark in [Mark::Empty, Mark::Ballooned, Mark::Unplugged] {
                 assert_eq!(Entry::decode(mark.bits(), level), Entry::Absent(mark));
                 assert_eq!(mark.bits() & 3, 0, "the hardware must fault");
             }

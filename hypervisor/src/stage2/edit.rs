@@ -89,6 +89,13 @@ impl<'s> Writing<'s, '_> {
 
     /// Maps `block` at `ipa`, where `place` says that nothing is.
     pub(super) fn map(&mut self, place: &Place<'s>, ipa: Ipa, block: Clean) {
+        self.map_later(place, ipa, block);
+        // Seen by every table walker before the guest tries again.
+        arch::barrier::dsb_ishst();
+    }
+
+    /// Maps as [`Writing::map`] does; the caller ends a batch with a barrier.
+    pub(super) fn map_later(&mut self, place: &Place<'s>, ipa: Ipa, block: Clean) {
         let level = Level::of(block.order());
         let first = self.space.memory.assign(block, self.space.guest, ipa).first.pa();
         if place.level() == level {
@@ -97,8 +104,12 @@ impl<'s> Writing<'s, '_> {
         } else {
             self.writer.map(ipa, first, level.order());
         }
-        // Seen by every table walker before the guest tries again.
-        arch::barrier::dsb_ishst();
+    }
+
+    /// Writes `mark` into the absent entry at `place`.
+    pub(super) fn set_mark(&mut self, place: &Place<'s>, mark: Mark) {
+        // Release: pairs with the acquire of a walk.
+        place.slot.store(mark.bits(), Ordering::Release);
     }
 
     /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that

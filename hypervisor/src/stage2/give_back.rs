@@ -18,12 +18,15 @@ impl<'m> Space<'m> {
         edit.reserve(plan.tables)?;
         let mut pages_done = Pages { done: plan.pages, ..Pages::default() };
         let batch = pages.get(..plan.pages).unwrap_or(pages);
+        let mut unplugged = 0;
         for page in self.in_ram(batch, &mut pages_done.outside) {
             match edit.return_page(page) {
                 Was::Ballooned => pages_done.marked += 1,
                 Was::Empty | Was::Mapped => pages_done.repeated += 1,
+                Was::Unplugged => unplugged += 1,
             }
         }
+        pages_done.outside += unplugged;
         edit.collapse_around(batch);
         Ok((pages_done, edit.finish()))
     }
@@ -35,7 +38,7 @@ impl<'m> Space<'m> {
     pub fn return_range(&self, range: IpaRange) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
         let mut edit = self.edit();
-        edit.reserve(tables_for_ends(edit.root(), &range, |now| now == Mark::Empty))?;
+        edit.reserve(tables_for_ends(edit.root(), &range, |now| now != Mark::Ballooned))?;
         let root = edit.root();
         let mut left = MOST_LOOKED_AT;
         let reached = edit.return_in(root, range.clone(), &mut left);
@@ -58,6 +61,7 @@ impl<'s> Edit<'s, '_> {
                 Was::Ballooned
             }
             Entry::Absent(Mark::Empty) => Was::Empty,
+            Entry::Absent(Mark::Unplugged) => Was::Unplugged,
             _ => Was::Mapped,
         }
     }

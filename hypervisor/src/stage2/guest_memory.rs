@@ -119,11 +119,12 @@ impl Space<'_> {
 
     /// Returns why `ipa` is absent for good; `None` where a touch would populate it.
     fn why_absent(&self, ipa: Ipa) -> Option<PopulateError> {
-        if !self.ram.contains(&ipa) {
+        if !self.covers(ipa) {
             return Some(PopulateError::Outside);
         }
         match self.translate(&self.memory.pin(), ipa) {
             Err(absent) if absent.mark == Mark::Ballooned => Some(PopulateError::Ballooned),
+            Err(absent) if absent.mark == Mark::Unplugged => Some(PopulateError::Unplugged),
             _ => None,
         }
     }

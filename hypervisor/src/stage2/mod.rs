@@ -1,11 +1,12 @@
 //! Stage 2: what a guest's physical addresses lead to, edited while the guest runs.
 //!
 //! [`Space`] is one guest's. Reading it ([`Space::translate`], [`Space::read`], [`Space::dump`],
-//! the audit) takes no lock, see `walk.rs`; changing it ([`Space::populate`],
+//! the audit) takes no lock, see `walk.rs`; changing it ([`Space::populate`], [`Space::add`],
 //! [`Space::take_pages`], [`Space::take_range`], [`Space::return_pages`], [`Space::return_range`],
 //! [`Space::coalesce`]) follows one protocol, see `edit.rs`. What left the tables is on its way to
 //! being free as a typed value, see [`crate::mem::Flushed`].
 
+mod add;
 mod coalesce;
 mod descriptor;
 mod dump;
@@ -23,6 +24,7 @@ mod tests;
 mod vmid;
 mod walk;
 
+pub use add::{AddError, Added, Fill};
 pub use descriptor::{Level, Mark};
 pub use dump::{Run, What};
 pub use guest_memory::AccessError;

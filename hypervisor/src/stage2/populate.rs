@@ -21,6 +21,8 @@ pub enum PopulateError {
     Outside,
     /// The guest gave the page up and has not asked for it back: its mistake.
     Ballooned,
+    /// There is no memory at this address now.
+    Unplugged,
     /// There is no frame left for it, or none for a table.
     OutOfMemory,
 }
@@ -39,7 +41,7 @@ impl Space<'_> {
     /// show that another CPU was here meanwhile; then a block that does not fit is given back, and
     /// a page, which does, is taken instead. Tables are reserved before anything is written.
     pub fn populate(&self, ipa: Ipa, largest: Order) -> Result<Populated, PopulateError> {
-        if !self.ram.contains(&ipa) {
+        if !self.covers(ipa) {
             return Err(PopulateError::Outside);
         }
         let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
@@ -59,17 +61,18 @@ impl Space<'_> {
             Err(absent) => match absent.mark {
                 Mark::Empty => Ok(Some(absent.level)),
                 Mark::Ballooned => Err(PopulateError::Ballooned),
+                Mark::Unplugged => Err(PopulateError::Unplugged),
             },
         }
     }
 
     /// Returns the largest order that an entry of `level` or below can map around `ipa` within RAM.
-    fn largest_fit(&self, ipa: Ipa, level: Level, largest: Order) -> Order {
+    pub(super) fn largest_fit(&self, ipa: Ipa, level: Level, largest: Order) -> Order {
         let mut level = level.max(Level::of(largest));
         while let Some(below) = level.below() {
             let start = ipa.align_down(level.order().bytes());
             let end = start.checked_add(level.order().bytes());
-            if self.ram.start <= start && end.is_some_and(|end| end <= self.ram.end) {
+            if self.extent.start <= start && end.is_some_and(|end| end <= self.extent.end) {
                 break;
             }
             level = below;
@@ -105,6 +108,7 @@ impl Space<'_> {
                 }
             }
             Entry::Absent(Mark::Ballooned) => Some(Err(PopulateError::Ballooned)),
+            Entry::Absent(Mark::Unplugged) => Some(Err(PopulateError::Unplugged)),
             _ => Some(Ok(Populated::Already)),
         };
         self.memory.give_back(block);

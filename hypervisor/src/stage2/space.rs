@@ -22,7 +22,12 @@ pub const IPA_BITS: u32 = 39;
 pub struct Space<'m> {
     pub(super) memory: &'m Memory,
     pub(super) guest: GuestId,
-    pub(super) ram: IpaRange,
+    /// What it has from the start.
+    ram: IpaRange,
+    /// Where memory can be added.
+    hotplug: IpaRange,
+    /// Both, and what lies between.
+    pub(super) extent: IpaRange,
     vmid: Vmid,
     root: Pa,
     pub(super) writer: Lock<Writer<'m>>,
@@ -73,7 +78,8 @@ impl<'m> Writer<'m> {
 pub enum SpaceError {
     /// There is no frame for the root table.
     OutOfMemory,
-    /// The RAM is not of whole pages, or is not below the 39 bits of a space.
+    /// The RAM, or where it can be added, is not of whole pages, is not below the 39 bits of a space, or the one
+    /// does not follow the other.
     BadRam,
 }
 
@@ -91,25 +97,43 @@ impl<'m> Space<'m> {
         vmid: Vmid,
         ram: IpaRange,
     ) -> Result<Self, SpaceError> {
-        let page = Order::PAGE.bytes();
-        let whole = ram.start.is_aligned(page) && ram.end.is_aligned(page) && ram.start <= ram.end;
-        if !whole || ram.end.as_u64() > 1 << IPA_BITS {
+        let none = ram.end..ram.end;
+        Self::with_hotplug(memory, guest, vmid, ram, none)
+    }
+
+    /// Makes a space as [`Space::new`] does, of which `hotplug`, in whole pages and above `ram`, is unplugged until
+    /// memory is [added](Space::add).
+    pub fn with_hotplug(
+        memory: &'m Memory,
+        guest: GuestId,
+        vmid: Vmid,
+        ram: IpaRange,
+        hotplug: IpaRange,
+    ) -> Result<Self, SpaceError> {
+        let ends = [ram.start, ram.end, hotplug.start, hotplug.end];
+        let whole = ends.iter().all(|end| end.is_aligned(Order::PAGE.bytes())) && ends.is_sorted();
+        if !whole || hotplug.end.as_u64() > 1 << IPA_BITS {
             return Err(SpaceError::BadRam);
         }
+        let extent = if hotplug.is_empty() { ram.clone() } else { ram.start..hotplug.end };
         let stock = Tables::new(memory);
         stock.put(memory.table_frame(guest)?);
         let tables = RootTable::new(stock, Level::One as usize, GuestStage2);
         let root = Pa::new(tables.to_physical().0 as u64);
-        Ok(Self {
+        let space = Self {
             memory,
             guest,
             ram,
+            hotplug,
+            extent,
             vmid,
             root,
             writer: Lock::new(Writer { tables: ManuallyDrop::new(tables) }),
             removing: Removing::new(),
             edits: AtomicU64::new(0),
-        })
+        };
+        space.unplug_beyond_ram()?;
+        Ok(space)
     }
 
     /// Returns whose space this is.
@@ -117,9 +141,25 @@ impl<'m> Space<'m> {
         self.guest
     }
 
-    /// Returns what may be populated.
+    /// Returns what the guest has from the start.
     pub fn ram(&self) -> IpaRange {
         self.ram.clone()
+    }
+
+    /// Returns where memory can be added; it may be empty.
+    pub fn hotplug(&self) -> IpaRange {
+        self.hotplug.clone()
+    }
+
+    /// Returns all of RAM, of what can be added, and of what lies between.
+    pub fn extent(&self) -> IpaRange {
+        self.extent.clone()
+    }
+
+    /// Says whether there may be memory at `ipa`.
+    #[inline]
+    pub fn covers(&self, ipa: Ipa) -> bool {
+        self.extent.contains(&ipa)
     }
 
     /// Returns the tag of this space's TLB entries.

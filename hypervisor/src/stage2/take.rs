@@ -20,7 +20,7 @@ pub struct Pages {
     pub marked: usize,
     /// How many were marked already: the guest named them twice.
     pub repeated: usize,
-    /// How many are not the guest's RAM.
+    /// How many are not the guest's RAM, or unplugged.
     pub outside: usize,
 }
 
@@ -60,13 +60,16 @@ impl<'m> Space<'m> {
         edit.reserve(plan.tables)?;
         let mut pages_done = Pages { done: plan.pages, ..Pages::default() };
         let batch = pages.get(..plan.pages).unwrap_or(pages);
+        let mut unplugged = 0;
         for page in self.in_ram(batch, &mut pages_done.outside) {
             match edit.take_page(page) {
                 Was::Mapped => pages_done.taken += 1,
                 Was::Empty => pages_done.marked += 1,
                 Was::Ballooned => pages_done.repeated += 1,
+                Was::Unplugged => unplugged += 1,
             }
         }
+        pages_done.outside += unplugged;
         edit.collapse_around(batch);
         Ok((pages_done, edit.finish()))
     }
@@ -82,13 +85,13 @@ impl<'m> Space<'m> {
     }
 
     /// Takes all that is mapped in `range` out of the space, for a guest that says it is free: what is
-    /// ballooned there stays so, the rest is populated by the next touch.
+    /// ballooned or unplugged there stays so, the rest is populated by the next touch.
     ///
     /// May end early, after a bounded number of entries: see [`Taken::next`]. What is reported is a
     /// hint, and the rest may be left. On an error nothing has changed.
     pub fn take_reported(&self, range: IpaRange) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
-        self.take(range, Leave::Ballooned)
+        self.take(range, Leave::Absent)
     }
 
     fn take(&self, range: IpaRange, leave: Leave) -> Result<Taken<'_>, TakeError> {
@@ -109,7 +112,7 @@ impl<'m> Space<'m> {
     /// Takes everything out of the space, which is as it was when it was made; returns when all of
     /// it is retired. Takes as long as there are tables.
     pub fn clear(&self) -> Result<GracePeriod, TakeError> {
-        let mut range = self.ram();
+        let mut range = self.extent();
         loop {
             let taken = self.take_range(range.clone(), Mark::Empty)?;
             let next = taken.next;
@@ -128,24 +131,27 @@ impl<'m> Space<'m> {
         if mark == Mark::Ballooned || range.is_empty() {
             return range;
         }
-        let start =
-            if range.start == self.ram.start { range.start.align_down(block) } else { range.start };
-        let above = range.end.align_up(block).filter(|_| range.end == self.ram.end);
+        let start = if range.start == self.extent.start {
+            range.start.align_down(block)
+        } else {
+            range.start
+        };
+        let above = range.end.align_up(block).filter(|_| range.end == self.extent.end);
         start..above.unwrap_or(range.end)
     }
 
     pub(super) fn check(&self, range: &IpaRange) -> Result<(), TakeError> {
         let page = Order::PAGE.bytes();
         let whole = range.start.is_aligned(page) && range.end.is_aligned(page);
-        let inside = self.ram.start <= range.start && range.end <= self.ram.end;
+        let inside = self.extent.start <= range.start && range.end <= self.extent.end;
         if whole && inside && range.start <= range.end { Ok(()) } else { Err(TakeError::Outside) }
     }
 
     /// Returns the pages of `pages` that are RAM, by their first byte, and counts the others.
     pub(super) fn in_ram(&self, pages: &[Ipa], outside: &mut usize) -> impl Iterator<Item = Ipa> {
-        let ram = self.ram.clone();
+        let extent = self.extent.clone();
         pages.iter().map(|page| page.align_down(Order::PAGE.bytes())).filter(move |page| {
-            let inside = ram.contains(page);
+            let inside = extent.contains(page);
             *outside += usize::from(!inside);
             inside
         })
@@ -159,7 +165,7 @@ impl<'m> Space<'m> {
         for (index, &page) in pages.iter().enumerate() {
             let region = page.align_down(Order::BLOCK_2M.bytes());
             // A table that was made for the page before serves this one too.
-            if before == Some(region) || !self.ram.contains(&page) {
+            if before == Some(region) || !self.covers(page) {
                 continue;
             }
             before = Some(region);
@@ -182,7 +188,7 @@ pub(super) struct Plan {
 fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
     let place = root.find(ipa);
     let nothing_to_do = match place.entry() {
-        Entry::Absent(now) => now == mark,
+        Entry::Absent(now) => now == mark || now == Mark::Unplugged,
         Entry::Leaf(_) => mark == Mark::Empty,
         Entry::Table(_) | Entry::Pending(_) => true,
     };
@@ -220,8 +226,8 @@ pub(super) fn tables_for_ends(
 enum Leave {
     /// This, whatever was there.
     Mark(Mark),
-    /// What was ballooned, and nothing else.
-    Ballooned,
+    /// What was absent already.
+    Absent,
 }
 
 impl Leave {
@@ -229,23 +235,24 @@ impl Leave {
     const fn mark(self) -> Mark {
         match self {
             Self::Mark(mark) => mark,
-            Self::Ballooned => Mark::Empty,
+            Self::Absent => Mark::Empty,
         }
     }
 
     /// Says whether what is absent by `now` stays as it is.
     fn keeps(self, now: Mark) -> bool {
-        self == Self::Ballooned || self == Self::Mark(now)
+        self == Self::Absent || self == Self::Mark(now)
     }
 
     /// Says whether `table` can leave with all that is in it.
     fn takes_whole(self, table: Table<'_>) -> bool {
-        let ballooned = |slot: &AtomicU64| slot.load(Ordering::Relaxed) == Mark::Ballooned.bits();
+        let marked = |slot: &AtomicU64| {
+            let bits = slot.load(Ordering::Relaxed);
+            bits == Mark::Ballooned.bits() || bits == Mark::Unplugged.bits()
+        };
         match self {
             Self::Mark(_) => true,
-            Self::Ballooned => {
-                table.level() == Level::Three && !table.slots().iter().any(ballooned)
-            }
+            Self::Absent => table.level() == Level::Three && !table.slots().iter().any(marked),
         }
     }
 }
@@ -255,6 +262,7 @@ pub(super) enum Was {
     Mapped,
     Empty,
     Ballooned,
+    Unplugged,
 }
 
 impl<'s> Edit<'s, '_> {
@@ -263,6 +271,7 @@ impl<'s> Edit<'s, '_> {
         let place = self.split_down_to(ipa);
         match place.entry() {
             Entry::Absent(Mark::Ballooned) => Was::Ballooned,
+            Entry::Absent(Mark::Unplugged) => Was::Unplugged,
             Entry::Absent(Mark::Empty) if place.level() < Level::Three => {
                 self.mark(ipa, Order::PAGE, Mark::Ballooned);
                 Was::Empty
@@ -311,7 +320,7 @@ impl<'s> Edit<'s, '_> {
                 if reached < part.end {
                     return reached;
                 }
-                if leave == Leave::Ballooned && below.level() == Level::Three {
+                if leave == Leave::Absent && below.level() == Level::Three {
                     *left = left.saturating_sub(self.collapse(at));
                 }
             }
@@ -337,7 +346,7 @@ impl<'s> Edit<'s, '_> {
         let mut left = MOST_LOOKED_AT;
         for page in pages {
             let region = page.align_down(Order::BLOCK_2M.bytes());
-            if before != Some(region) && self.space().ram.contains(page) && left > 0 {
+            if before != Some(region) && self.space().covers(*page) && left > 0 {
                 left = left.saturating_sub(self.collapse(region));
             }
             before = Some(region);

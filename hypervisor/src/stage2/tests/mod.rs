@@ -59,6 +59,20 @@ fn space_in(memory: &'static Memory, number: usize, ram_bytes: u64) -> Space<'st
     Space::new(memory, guest(number), vmid, ram(ram_bytes)).unwrap()
 }
 
+/// Makes a space of which what lies behind its RAM, up to `extent`, is unplugged.
+fn space_with_hotplug(
+    memory: &'static Memory,
+    number: usize,
+    ram_bytes: u64,
+    extent: u64,
+) -> Space<'static> {
+    let vmid = VMIDS.allocate().unwrap();
+    VMIDS.release(vmid);
+    let (ram, extent) = (ram(ram_bytes), ram(extent));
+    let hotplug = ram.end..extent.end;
+    Space::with_hotplug(memory, guest(number), vmid, ram, hotplug).unwrap()
+}
+
 /// Waits for all that was retired.
 fn settle(memory: &Memory) {
     while memory.counts().retired > 0 {

@@ -1,13 +1,15 @@
 //! The operations that `reference.rs` does, at random.
 
-use super::super::Mark;
+use super::super::{Fill, Mark};
 use super::BLOCK_2M;
 use crate::addr::PAGE_SIZE;
 use crate::mem::Order;
 use proptest::prelude::*;
 
-/// The RAM of the guest: two gigabytes, of which the model looks at [`REGIONS`].
-pub(super) const RAM_BYTES: u64 = 2 << 30;
+/// Where the guest may have memory: two gigabytes, of which the model looks at [`REGIONS`].
+pub(super) const EXTENT: u64 = 2 << 30;
+/// What of it is RAM from the start; the rest is unplugged. It ends within a table.
+pub(super) const RAM_BYTES: u64 = GIB - BLOCK_2M;
 const GIB: u64 = 1 << 30;
 
 /// The blocks of 2 MiB that operations are about, by their offsets: neighbours, and both sides of a
@@ -25,6 +27,7 @@ pub(super) enum Op {
     /// All pages of a region, in two batches, as a balloon does.
     TakeRegion(u64),
     TakeRange(u64, u64, Mark),
+    Add(u64, u64, Fill),
     Report(u64, u64),
     ReturnPages(Vec<u64>),
     ReturnRegion(u64),
@@ -52,11 +55,13 @@ fn boundary() -> impl Strategy<Value = u64> {
         Just(GIB),
         Just(0),
         Just(RAM_BYTES),
+        Just(EXTENT),
     ]
 }
 
 pub(super) fn op() -> impl Strategy<Value = Op> {
-    let mark = || prop_oneof![Just(Mark::Empty), Just(Mark::Ballooned)];
+    let mark = || prop_oneof![Just(Mark::Empty), Just(Mark::Ballooned), Just(Mark::Unplugged)];
+    let fill = prop_oneof![Just(Fill::Lazy), Just(Fill::Ready)];
     let order = prop_oneof![Just(Order::PAGE), Just(Order::BLOCK_2M), Just(Order::BLOCK_1G)];
     let pages = || prop::collection::vec(page(), 1..20);
     prop_oneof![
@@ -66,6 +71,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (0..REGIONS.len()).prop_map(|region| Op::TakeRegion(REGIONS[region])),
         3 => (boundary(), boundary(), mark())
             .prop_map(|(a, b, mark)| Op::TakeRange(a.min(b), a.max(b), mark)),
+        4 => (boundary(), boundary(), fill)
+            .prop_map(|(a, b, fill)| Op::Add(a.min(b), a.max(b), fill)),
         2 => (boundary(), boundary()).prop_map(|(a, b)| Op::Report(a.min(b), a.max(b))),
         3 => pages().prop_map(Op::ReturnPages),
         2 => (0..REGIONS.len()).prop_map(|region| Op::ReturnRegion(REGIONS[region])),

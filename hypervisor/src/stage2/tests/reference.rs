@@ -6,8 +6,8 @@
 //! not say. Allocations are made to fail at every point: after an error nothing may have changed at
 //! all.
 
-use super::super::{Mark, PopulateError, Populated, Run, Space, TakeError};
-use super::operations::{Op, RAM_BYTES, REGIONS, op};
+use super::super::{AddError, Fill, Mark, PopulateError, Populated, Run, Space, TakeError};
+use super::operations::{EXTENT, Op, RAM_BYTES, REGIONS, op};
 use super::*;
 use crate::addr::{Frame, PAGE_SIZE};
 use crate::arch::cpu::{self, CpuId};
@@ -44,6 +44,11 @@ fn all_pages() -> impl Iterator<Item = u64> {
     REGIONS.into_iter().flat_map(|region| region_pages(region).into_iter())
 }
 
+/// Returns what a page is before anything is done.
+fn at_first(page: u64) -> Mark {
+    if page < RAM_BYTES { Mark::Empty } else { Mark::Unplugged }
+}
+
 fn region_pages(region: u64) -> Vec<u64> {
     (0..512).map(|page| region + page * PAGE_SIZE).collect()
 }
@@ -70,8 +75,8 @@ impl Test {
     }
 
     fn new(memory: &'static Memory) -> Self {
-        let space = space_in(memory, 0, RAM_BYTES);
-        let model = all_pages().map(|page| (page, Page::Absent(Mark::Empty))).collect();
+        let space = space_with_hotplug(memory, 0, RAM_BYTES, EXTENT);
+        let model = all_pages().map(|page| (page, Page::Absent(at_first(page)))).collect();
         Self { memory, space, model, watched: None }
     }
 
@@ -104,6 +109,7 @@ impl Test {
             Op::TakePages(pages) => self.take_pages(pages),
             Op::TakeRegion(region) => self.take_pages(&region_pages(*region)),
             Op::TakeRange(start, end, mark) => self.take_range(*start, *end, *mark),
+            Op::Add(start, end, fill) => self.add(*start, *end, *fill),
             Op::Report(start, end) => self.report(*start, *end),
             Op::ReturnPages(pages) => self.return_pages(pages),
             Op::ReturnRegion(region) => self.return_pages(&region_pages(*region)),
@@ -114,11 +120,7 @@ impl Test {
                 }
                 Ok(())
             }
-            Op::Clear => {
-                self.space.clear().expect("needs no memory");
-                self.model.values_mut().for_each(|page| *page = Page::Absent(Mark::Empty));
-                Ok(())
-            }
+            Op::Clear => self.take_back(),
             Op::Access(page) => {
                 let seen = tlb::access(self.space.vttbr(), at(*page)).is_some();
                 assert_eq!(seen, matches!(self.model[page], Page::Mapped(_)));
@@ -147,7 +149,8 @@ impl Test {
                 Ok(())
             }
             (Ok(Populated::Already), Page::Mapped(_))
-            | (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned)) => Ok(()),
+            | (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned))
+            | (Err(PopulateError::Unplugged), Page::Absent(Mark::Unplugged)) => Ok(()),
             (Err(PopulateError::OutOfMemory), Page::Absent(Mark::Empty)) => Err(()),
             (other, was) => panic!("{other:?} of a page that was {was:?}"),
         }
@@ -161,7 +164,8 @@ impl Test {
                 let order = self.space.translate(&self.memory.pin(), at(page)).unwrap().order();
                 self.populated(page, order);
             }
-            (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned)) => return Ok(()),
+            (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned))
+            | (Err(PopulateError::Unplugged), Page::Absent(Mark::Unplugged)) => return Ok(()),
             (Err(PopulateError::OutOfMemory), Page::Absent(Mark::Empty)) => return Err(()),
             (other, was) => panic!("{other:?} of a page that was {was:?}"),
         }
@@ -193,17 +197,21 @@ impl Test {
                 }
             };
             flushed.retire();
-            assert!(done.done > 0 && done.outside == 0);
-            let mut expected = [0; 3];
+            assert!(done.done > 0);
+            let mut expected = [0; 4];
             for page in left.drain(..done.done) {
-                let was = self.mark(page, Mark::Ballooned);
+                let was = self.model[&(page.as_u64() - RAM)];
+                if was != Page::Absent(Mark::Unplugged) {
+                    self.mark(page, Mark::Ballooned);
+                }
                 expected[match was {
                     Page::Mapped(_) => 0,
                     Page::Absent(Mark::Empty) => 1,
                     Page::Absent(Mark::Ballooned) => 2,
+                    Page::Absent(Mark::Unplugged) => 3,
                 }] += 1;
             }
-            assert_eq!([done.taken, done.marked, done.repeated], expected);
+            assert_eq!([done.taken, done.marked, done.repeated, done.outside], expected);
         }
         Ok(())
     }
@@ -221,15 +229,20 @@ impl Test {
                 }
             };
             flushed.retire();
-            assert!(done.done > 0 && done.outside == 0 && done.taken == 0);
-            let mut marked = 0;
+            assert!(done.done > 0 && done.taken == 0);
+            let (mut marked, mut outside) = (0, 0);
             for page in left.drain(..done.done) {
-                if self.model[&(page.as_u64() - RAM)] == Page::Absent(Mark::Ballooned) {
-                    self.mark(page, Mark::Empty);
-                    marked += 1;
+                match self.model[&(page.as_u64() - RAM)] {
+                    Page::Absent(Mark::Ballooned) => {
+                        self.mark(page, Mark::Empty);
+                        marked += 1;
+                    }
+                    Page::Absent(Mark::Unplugged) => outside += 1,
+                    _ => {}
                 }
             }
-            assert_eq!((done.marked, done.repeated), (marked, done.done - marked));
+            let others = done.done - marked - outside;
+            assert_eq!((done.marked, done.repeated, done.outside), (marked, others, outside));
         }
         Ok(())
     }
@@ -251,6 +264,62 @@ impl Test {
         Ok(())
     }
 
+    fn add(&mut self, start: u64, end: u64, fill: Fill) -> Result<(), ()> {
+        let mut from = start;
+        loop {
+            let before = (self.snapshot(), self.frames());
+            let added = match self.space.add(at(from)..at(end), fill) {
+                Ok(added) => added,
+                Err(error) => {
+                    let after = (self.snapshot(), self.frames());
+                    assert_eq!(after, before, "an error leaves this step undone");
+                    let present = |page: &u64| self.model[page] != Page::Absent(Mark::Unplugged);
+                    match error {
+                        AddError::Outside => assert!(start < RAM_BYTES && end > RAM_BYTES),
+                        // Of what the model does not look at, it knows nothing.
+                        AddError::Present(ipa) => {
+                            let page = ipa.as_u64() - RAM;
+                            assert!(self.model.get(&page).is_none_or(|_| present(&page)));
+                        }
+                        AddError::OutOfMemory if from == start => return Err(()),
+                        AddError::OutOfMemory => {}
+                    }
+                    return Ok(());
+                }
+            };
+            let until = added.next.map_or(end, |next| next.as_u64() - RAM);
+            for page in all_pages().filter(|page| (from..until).contains(page)) {
+                let now = match fill {
+                    Fill::Lazy => Page::Absent(Mark::Empty),
+                    Fill::Ready => Page::Mapped(0),
+                };
+                let was = self.model.insert(page, now);
+                assert_eq!(was, Some(Page::Absent(Mark::Unplugged)), "added over {page:#x}");
+            }
+            from = until;
+            if added.next.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_back(&mut self) -> Result<(), ()> {
+        let mut from = self.space.ram().start;
+        loop {
+            let taken = self.space.take_back(from).map_err(|error| {
+                assert_eq!((error, from), (TakeError::OutOfMemory, self.space.ram().start));
+            })?;
+            let next = taken.next;
+            let _ = taken.flushed.retire();
+            match next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        all_pages().for_each(|page| _ = self.mark(at(page), at_first(page)));
+        Ok(())
+    }
+
     fn report(&mut self, start: u64, end: u64) -> Result<(), ()> {
         let taken = self.space.take_reported(at(start)..at(end)).map_err(|error| {
             assert_eq!(error, TakeError::OutOfMemory);
@@ -258,7 +327,8 @@ impl Test {
         let end = taken.next.map_or(end, |next| next.as_u64() - RAM);
         let _ = taken.flushed.retire();
         for page in all_pages().filter(|page| (start..end).contains(page)) {
-            if self.model[&page] != Page::Absent(Mark::Ballooned) {
+            let marked = [Mark::Ballooned, Mark::Unplugged].map(Page::Absent);
+            if !marked.contains(&self.model[&page]) {
                 self.mark(at(page), Mark::Empty);
             }
         }
