@@ -234,7 +234,8 @@ impl<'m> Space<'m> {
     }
 
     /// Takes back what the guest has, from `from` on, and makes the space what it was at first: RAM empty, the rest
-    /// unplugged. A bounded step that needs no memory, see [`Taken::next`].
+    /// unplugged. A bounded step, see [`Taken::next`]. It needs no memory, unless RAM ends within a block of 1 GiB that
+    /// was since taken as a whole: then it may want a table, and can be tried again.
     pub fn take_back(&self, from: Ipa) -> Result<Taken<'_>, TakeError> {
         let (ram, extent) = (self.ram(), self.extent());
         if from >= ram.end {
