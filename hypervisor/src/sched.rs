@@ -15,9 +15,9 @@ use spin::MutexGuard;
 
 /// How long a vCPU runs while others of its CPU wait, in parts of a second: 10 ms.
 const SLICES_A_SECOND: u64 = 100;
-/// How long a vCPU runs between two bounded pieces of work that its guest's devices do, in parts of a second: 100 µs,
-/// about what such a piece takes.
-const SHARES_A_SECOND: u64 = 10_000;
+/// How long a vCPU and the devices of its guest take turns for while both have something to do, in parts of a second:
+/// 1 ms each. A device's turn is of many bounded pieces of work, with a look at interrupts after each.
+const TURNS_A_SECOND: u64 = 1000;
 
 /// The vCPU whose context is in this CPU's registers.
 pub struct Loaded {
@@ -88,6 +88,8 @@ struct Cpu {
     turn: usize,
     /// When EL2's timer fires, in ticks.
     alarm: u64,
+    /// When the turn of a guest's devices ends, or ended, in ticks.
+    devices_until: u64,
 }
 
 impl Cpu {
@@ -157,15 +159,23 @@ impl Cpu {
             if let Some(stop) = loaded.guest.stop() {
                 return self.leave(stop);
             }
-            if loaded.guest.has_balloon_work() && loaded.guest.balloon_step(self.system) {
-                if exit::interrupts::take(self.system, Some(loaded)) {
-                    return;
+            if loaded.guest.has_balloon_work() {
+                let (now, turn) = (time::now(), time::frequency() / TURNS_A_SECOND);
+                if now >= self.devices_until.saturating_add(turn) {
+                    self.devices_until = now + turn;
                 }
-                if loaded.guest.has_balloon_work() && loaded.vcpu.state() != State::Waiting {
-                    // What is left takes turns with the vCPU, which may be the one to end it: a guest can ask for
-                    // more than it would ever live to see done.
-                    let share = time::now() + time::frequency() / SHARES_A_SECOND;
-                    time::arm(share.min(self.alarm));
+                if now < self.devices_until || loaded.vcpu.state() == State::Waiting {
+                    let done = loaded.guest.balloon_step(self.system);
+                    if done && exit::interrupts::take(self.system, Some(loaded)) {
+                        return;
+                    }
+                    if done && loaded.guest.has_balloon_work() {
+                        continue;
+                    }
+                } else {
+                    // The vCPU's turn, which may be the one to end the work: a guest can ask for more than it would
+                    // ever live to see done.
+                    time::arm(self.alarm.min(self.devices_until + turn));
                 }
             }
             if loaded.vcpu.state() == State::Waiting
@@ -216,7 +226,14 @@ impl Cpu {
 
 /// Runs this CPU's vCPUs for ever.
 pub fn run(system: &'static System) -> ! {
-    let mut own = Cpu { system, id: cpu::current(), loaded: None, turn: 0, alarm: u64::MAX };
+    let mut own = Cpu {
+        system,
+        id: cpu::current(),
+        loaded: None,
+        turn: 0,
+        alarm: u64::MAX,
+        devices_until: 0,
+    };
     loop {
         exit::interrupts::take(system, own.loaded.as_mut());
         system.end_if_asked();

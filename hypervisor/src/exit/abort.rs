@@ -4,14 +4,10 @@ use super::syndrome::{DataAbort, Fault, fault_ipa, injected};
 use super::{Next, mmio, skip_instruction};
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::arch::{context, entry};
-use crate::mem::Order;
 use crate::sched::Loaded;
 use crate::stage2::PopulateError;
 use crate::system::System;
 use core::sync::atomic::Ordering;
-
-/// How much is populated at a touch, where nothing is in the way.
-const TOUCH: Order = Order::BLOCK_2M;
 
 /// Handles a load or store that stage 2 did not allow.
 pub fn data(system: &'static System, loaded: &mut Loaded, abort: DataAbort) -> Next {
@@ -47,7 +43,7 @@ pub fn instruction(_system: &'static System, loaded: &mut Loaded, _fault: Fault)
 }
 
 fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next {
-    match loaded.guest.space.populate(ipa, TOUCH) {
+    match loaded.guest.space.populate_step(ipa) {
         Ok(_) => {}
         Err(PopulateError::Ballooned) if loaded.guest.may_use_untold() => {
             // As if it had asked for the page back; the access, tried again, populates it.

@@ -230,7 +230,7 @@ impl Guest {
                 let populated = populate.map_err(|error| StartError::Populate(at, error))?;
                 let size = match populated {
                     crate::stage2::Populated::Mapped(order) => order.bytes(),
-                    crate::stage2::Populated::Already => PAGE_SIZE,
+                    _ => PAGE_SIZE,
                 };
                 at = Ipa::new(at.align_down(size).as_u64() + size);
             }

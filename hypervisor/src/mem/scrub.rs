@@ -15,7 +15,7 @@ use crate::arch;
 use crate::sync::Ordering;
 
 /// The most that is zeroed in one step: 128 KiB, order 5. With its cleaning to the point of coherency
-/// this is about 12,000 instructions, well below the longest stretch that EL2 allows itself.
+/// this is about 7,000 instructions, well below the longest stretch that EL2 allows itself.
 const STEP: u8 = 5;
 /// How many steps an allocation makes at most to bring together a block that a fault may ask for.
 const EFFORT: usize = 16;
@@ -35,6 +35,21 @@ impl Memory {
             // Some CPU is pinned. There may be other things to do.
         }
         self.grow_pool_early() || self.scrub_pool() || self.scrub_step()
+    }
+
+    /// Makes one bounded step towards a zeroed block of 2 MiB, for one who needs it now and can come again: zeroes at
+    /// most 128 KiB. Says whether there was one to make.
+    pub fn prepare_block(&self) -> bool {
+        let order = Order::new(STEP).unwrap_or(Order::PAGE);
+        // What was split off last is on top of its list: the rest of the same block comes first.
+        let dirty = self.free.lock().take(&self.table, order, Content::Dirty);
+        if let Some(first) = dirty {
+            zero(first, order);
+            self.free.lock().insert(&self.table, first, order, Content::Clean);
+            return true;
+        }
+        // What is retired may be what is missing.
+        self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0))
     }
 
     /// Zeroes up to 128 KiB of free memory, if there is need. Says whether there was.

@@ -163,7 +163,7 @@ impl<'m> Space<'m> {
             let ready = large.filter_map(|order| self.memory.allocate_ready(order).ok()).next();
             *place = match ready {
                 Some(block) => Some(block),
-                None if index > 0 || self.memory.idle_step() => break,
+                None if index > 0 || self.memory.prepare_block() => break,
                 None => Some(self.memory.allocate(Order::PAGE)?),
             };
             at = Ipa::new(at.as_u64() + place.as_ref().map_or(0, |block| block.order().bytes()));

@@ -12,6 +12,8 @@ pub enum Populated {
     Mapped(Order),
     /// Another CPU had mapped the address, or it was never absent: the access can be tried again.
     Already,
+    /// A piece of memory was zeroed for it; the access can be tried again, and faults again.
+    Later,
 }
 
 /// Why an address cannot be populated.
@@ -46,6 +48,31 @@ impl Space<'_> {
         }
         let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
         let mut block = self.allocate(self.largest_fit(ipa, level, largest))?;
+        loop {
+            if let Some(done) = self.commit(ipa, block) {
+                return done;
+            }
+            block = self.memory.allocate(Order::PAGE)?;
+        }
+    }
+
+    /// Populates as [`Space::populate`] does, blocks of 2 MiB at most, in bounded time: where no zeroed block is ready,
+    /// it does a piece of the work and says [`Populated::Later`]. For a guest's fault, between two of which its
+    /// interrupts come in.
+    pub fn populate_step(&self, ipa: Ipa) -> Result<Populated, PopulateError> {
+        if !self.covers(ipa) {
+            return Err(PopulateError::Outside);
+        }
+        let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
+        let fit = self.largest_fit(ipa, level, Order::BLOCK_2M);
+        let ready = self.memory.allocate_ready(fit);
+        let mut block = match ready {
+            Ok(block) => block,
+            Err(_) if fit > Order::PAGE && self.memory.prepare_block() => {
+                return Ok(Populated::Later);
+            }
+            Err(_) => self.memory.allocate(Order::PAGE)?,
+        };
         loop {
             if let Some(done) = self.commit(ipa, block) {
                 return done;

@@ -83,6 +83,22 @@ fn where_no_block_is_free_a_page_is_mapped() {
 }
 
 #[test]
+fn a_fault_zeroes_a_block_in_bounded_pieces() {
+    let (memory, space) = space(8 * MIB, 16 * MIB);
+    for _ in 0..2 {
+        let mut pieces = 0;
+        while space.populate_step(at(0)) == Ok(Populated::Later) {
+            pieces += 1;
+        }
+        assert!(pieces <= 16, "{pieces} pieces of 128 KiB make a block of 2 MiB");
+        assert_eq!(level_of(&space, memory, at(0)), Ok(Level::Two));
+        space.clear().unwrap();
+        settle(memory);
+    }
+    assert_sound(memory, &[&space]);
+}
+
+#[test]
 fn ballooned_pages_are_gone_until_they_are_returned() {
     let (memory, space) = space(64 * MIB, 16 * MIB);
     space.write(at(2 * MIB), &[7; 4096]).unwrap();
