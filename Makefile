@@ -74,6 +74,9 @@ $(eval $(call IMAGE,guest-stub,guest-stub,))
 $(eval $(call IMAGE,sluice-no-grace,sluice,target$(comma)no-grace))
 $(eval $(call IMAGE,sluice-no-tlbi,sluice,target$(comma)no-tlbi$(comma)fault-injection))
 
+# Sluice that counts what it does to tables and TLBs, for the benchmarks.
+$(eval $(call IMAGE,sluice-tally,sluice,target$(comma)tally))
+
 $(PACK): FORCE
 	@cargo build --locked --quiet --release --package sluice-tests --bins
 
@@ -106,7 +109,7 @@ run: build
 demo: build
 	@target/release/demo
 
-bench: build build/guest-stub.img build/count-1.so build/count-2.so
+bench: build build/guest-stub.img build/sluice-tally.img build/count-1.so build/count-2.so
 	@target/release/bench
 
 IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img

@@ -109,12 +109,22 @@ pub fn primary(entry: Entry) -> ! {
         }
     };
     let system = System::init(machine, plan.frames());
+    keep_zeroed(system);
     system::log_machine(system, features);
     start_cpus(system);
     init_cpu(system);
     system.open_ports();
     system.make_guests();
     sched::run(system)
+}
+
+/// Has as much memory kept zeroed as the command line says by `zeroed=<size>`.
+fn keep_zeroed(system: &System) {
+    let Some(text) = system::argument(&system.machine().arguments, "zeroed") else { return };
+    match crate::monitor::parse::size(text) {
+        Some(bytes) => system.memory().set_clean_watermark(bytes / PAGE_SIZE),
+        None => log::error!("zeroed={text}: this is no size; write it as 512M or 4G"),
+    }
 }
 
 /// Returns the whole pages around `size` bytes at `start`.

@@ -46,5 +46,6 @@ pub mod stage2;
 pub mod sync;
 #[cfg(target_os = "none")]
 pub mod system;
+pub mod tally;
 #[cfg(target_os = "none")]
 pub mod vcpu;

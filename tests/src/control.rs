@@ -74,8 +74,16 @@ impl Control {
     /// # Errors
     /// The answer is no object, or does not come.
     pub fn ask_any(&mut self, command: &str) -> Outcome<Value> {
+        self.ask_within(command, ANSWER)
+    }
+
+    /// Gives a command that may take so long and returns its answer, even one that says that it failed.
+    ///
+    /// # Errors
+    /// The answer is no object, or does not come.
+    pub fn ask_within(&mut self, command: &str, patience: Duration) -> Outcome<Value> {
         self.send(command)?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + patience;
         loop {
             let value = self.next(deadline).map_err(|error| error.during(command))?;
             if value.get("event").is_some() {

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod console;
 pub mod control;
 pub mod cpio;
+pub mod curve;
 pub mod failure;
 pub mod flat_image;
 pub mod initramfs;

@@ -22,12 +22,14 @@ impl Chain {
     }
 
     /// Adds the block of `order` from `first`, a guest's memory or (of order 0) one of its tables,
-    /// which the caller has just unlinked and whose head the frame table knows with this order.
+    /// which the caller has just unlinked. The frame table knows it as a block of this order, or as
+    /// smaller ones that follow each other in the guest and in memory: they become one by this.
     /// From here on its owner is [`super::Owner::Retired`].
     pub fn push(&mut self, table: &FrameTable, first: Frame, order: Order) {
         let record = table.at(first);
         let head = record.head();
-        debug_assert_eq!(head.order(), order, "{first:?} is not the head of such a block");
+        debug_assert!(head.order() <= order, "{first:?} is the head of a larger block");
+        debug_assert!(first.number().is_multiple_of(order.frames()), "{first:?} begins no block");
         debug_assert!(self.guest.is_none() || self.guest == head.guest(), "two guests' blocks");
         let retired = match head.kind() {
             Kind::Guest => Kind::RetiredGuest,
@@ -37,13 +39,14 @@ impl Chain {
                 return;
             }
         };
-        let frames = u64::from(head.order().frames());
+        let frames = u64::from(order.frames());
         match retired {
             Kind::RetiredTable => self.table_frames += frames,
             _ => self.guest_frames += frames,
         }
         self.guest = head.guest();
-        record.set_head(head.become_kind(retired));
+        // The heads of its parts stay where they are: this one is longer and found before them.
+        record.set_head(head.become_kind(retired).of_order(order));
         self.append(table, first, first);
     }
 

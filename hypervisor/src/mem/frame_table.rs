@@ -118,6 +118,11 @@ impl Head {
         Self(self.0 & !0xf | kind as u64)
     }
 
+    /// Returns the same head as that of a block of another size.
+    pub(super) const fn of_order(self, order: Order) -> Self {
+        Self(self.0 & !0x1f0 | (order.get() as u64) << 4)
+    }
+
     pub(super) const fn kind(self) -> Kind {
         Kind::from_bits(self.0)
     }

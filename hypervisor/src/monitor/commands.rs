@@ -50,7 +50,7 @@ fn run(system: &'static System, command: Command<'_>, report: &mut Report<'_>) {
             report.value("level", Value::Text(level.as_str()));
         }
         Command::Counters => counters(system, report),
-        Command::Bench => bench(system, report),
+        Command::Bench => super::bench::bench(system, report),
         Command::Start(name) => with(system, name, report, |guest, report| {
             match guest.start(system, &system.seeds().draw()) {
                 Ok(()) => report.value("started", Value::Text(guest.name())),
@@ -365,38 +365,6 @@ fn counters(system: &'static System, report: &mut Report<'_>) {
     report.value("image", Value::Size(arch::boot::image_bytes() as u64));
     report.value("ticks", Value::Number(arch::time::now()));
     report.value("ticks_a_second", Value::Number(arch::time::frequency()));
-}
-
-/// Times `count` calls of `operation`, in ticks.
-fn timed(report: &mut Report<'_>, name: &str, count: u64, mut operation: impl FnMut()) {
-    let start = arch::time::now();
-    for _ in 0..count {
-        operation();
-    }
-    let ticks = arch::time::now() - start;
-    report.row(&[Value::Text(name), Value::Number(count), Value::Number(ticks)]);
-}
-
-fn bench(system: &'static System, report: &mut Report<'_>) {
-    const BENCHES: &[Column] = &[("name", 24), ("count", 8), ("ticks", 10)];
-    const COUNT: u64 = 1000;
-    report.table("benches", BENCHES);
-    timed(report, "empty", COUNT, || {
-        core::hint::black_box(());
-    });
-    timed(report, "pin and unpin", COUNT, || {
-        core::hint::black_box(&system.memory().pin());
-    });
-    let Some(guest) = system.guests().next() else { return };
-    let ipa = guest.config.placement.kernel;
-    timed(report, "walk", COUNT, || {
-        let pin = system.memory().pin();
-        let _ = core::hint::black_box(guest.space.translate(&pin, ipa));
-    });
-    timed(report, "guest read, 16 bytes", COUNT, || {
-        let mut bytes = [0; 16];
-        let _ = core::hint::black_box(guest.space.read(ipa, &mut bytes));
-    });
 }
 
 fn stop(system: &'static System, guest: &'static Guest, stop: Stop, report: &mut Report<'_>) {

@@ -2,6 +2,8 @@
 //! [`mod@line`] is what is being typed.
 
 #[cfg(target_os = "none")]
+mod bench;
+#[cfg(target_os = "none")]
 mod commands;
 pub mod line;
 pub mod parse;

@@ -23,6 +23,13 @@ use crate::addr::{Frame, Ipa, PAGE_SIZE};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Guard, Ordering, fence};
+use crate::tally::{Event, count};
+
+/// Writes a descriptor. Release: pairs with the acquire of a walk.
+fn write(slot: &AtomicU64, bits: u64) {
+    count(Event::Write, 1);
+    slot.store(bits, Ordering::Release);
+}
 
 /// The right to write a space's tables: holds the writer lock.
 pub(super) struct Writing<'s, 'm> {
@@ -99,22 +106,43 @@ impl<'s> Writing<'s, '_> {
         let level = Level::of(block.order());
         let first = self.space.memory.assign(block, self.space.guest, ipa).first.pa();
         if place.level() == level {
-            // Release: pairs with the acquire of a walk.
-            place.slot.store(descriptor::leaf(first, level), Ordering::Release);
+            write(place.slot, descriptor::leaf(first, level));
         } else {
+            self.deepen(ipa, level);
+            count(Event::Write, 1 + level as u64 - place.level() as u64);
             self.writer.map(ipa, first, level.order());
+        }
+    }
+
+    /// Makes tables of the absent entries around `ipa` down to those of `level` that say the same, where that
+    /// is more than nothing: the crate would write each entry with care, at ten times the cost.
+    fn deepen(&mut self, ipa: Ipa, level: Level) {
+        loop {
+            let place = self.root().find(ipa);
+            if place.level() >= level || place.bits == 0 {
+                return;
+            }
+            let table = self.writer.stock().take();
+            let Some(parts) = place.table.below(Entry::Table(table)) else { return };
+            for part in parts.slots() {
+                // Relaxed: the release below publishes them all.
+                part.store(place.bits, Ordering::Relaxed);
+            }
+            count(Event::Write, ENTRIES as u64);
+            write(place.slot, descriptor::table(table));
         }
     }
 
     /// Writes `mark` into the absent entry at `place`.
     pub(super) fn set_mark(&mut self, place: &Place<'s>, mark: Mark) {
-        // Release: pairs with the acquire of a walk.
-        place.slot.store(mark.bits(), Ordering::Release);
+        write(place.slot, mark.bits());
     }
 
     /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that
     /// is absent.
     pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
+        self.deepen(ipa, Level::of(order));
+        count(Event::Write, 1);
         self.writer.mark(ipa, order, mark);
     }
 }
@@ -173,9 +201,8 @@ impl<'s, 'm> Edit<'s, 'm> {
 
     /// Removes all that `place` covers, by one store, leaving `mark`.
     pub(super) fn unlink(&mut self, place: &Place<'s>, ipa: Ipa, mark: Mark) {
-        // Release: pairs with the acquire of a walk. What was there stays as it is for those who
-        // are still in it.
-        place.slot.store(mark.bits(), Ordering::Release);
+        // What was there stays as it is for those who are still in it.
+        write(place.slot, mark.bits());
         let range = place.covers(ipa);
         match place.entry() {
             Entry::Absent(_) => {}
@@ -197,6 +224,7 @@ impl<'s, 'm> Edit<'s, 'm> {
         let entry = Entry::Pending(table);
         let parts = place.table.below(entry)?;
         let mut bits = descriptor::leaf_like(place.bits, first, level);
+        count(Event::Write, ENTRIES as u64);
         for part in parts.slots() {
             // Relaxed: the release below publishes them all.
             part.store(bits, Ordering::Relaxed);
@@ -205,26 +233,44 @@ impl<'s, 'm> Edit<'s, 'm> {
         if let Some(frame) = Frame::containing(first) {
             self.writing.space.memory.split_assigned(frame, place.level().order(), level.order());
         }
-        // Release: pairs with the acquire of a walk, which goes on through the table.
-        place.slot.store(descriptor::pending(table), Ordering::Release);
+        // Walkers go on through the table.
+        write(place.slot, descriptor::pending(table));
         self.unlinked.broken(place.covers(ipa));
         self.publish_later(place.slot, descriptor::table(table));
         Some(parts)
     }
 
     /// Replaces the table of pages of the 2 MiB around `ipa` by one absent entry, if all its pages
-    /// are absent for the same reason: so the next touch maps a block again. Returns how many
-    /// entries it looked at.
+    /// are absent for the same reason: so the next touch maps a block again. Does the same to the table
+    /// above then, where all of that is unplugged. Returns how many entries it looked at.
     pub(super) fn collapse(&mut self, ipa: Ipa) -> usize {
-        let place = self.root().find_at(ipa, Level::Two);
-        let Some(table) = place.page_table() else { return 1 };
+        let looked_at = self.collapse_below(ipa, Level::Two);
+        if looked_at < ENTRIES {
+            return looked_at;
+        }
+        looked_at + self.collapse_below(ipa, Level::One)
+    }
+
+    /// Replaces the table that the entry of `level` around `ipa` leads to by one absent entry, if all that
+    /// is in it is absent for the same reason, which for the 1 GiB of a table of level 2 is that it is unplugged.
+    /// Returns how many entries it looked at: all 512 if so.
+    pub(super) fn collapse_below(&mut self, ipa: Ipa, level: Level) -> usize {
+        let place = self.root().find_at(ipa, level);
+        if place.level() != level {
+            return 1;
+        }
+        let Some(table) = place.table.below(place.entry()) else { return 1 };
         let first = table.slot(0).load(Ordering::Relaxed);
-        let Entry::Absent(mark) = Entry::decode(first, Level::Three) else { return 1 };
+        let Entry::Absent(mark) = Entry::decode(first, table.level()) else { return 1 };
+        if level == Level::One && mark != Mark::Unplugged {
+            // The next touch maps 2 MiB at most, and would want the table back.
+            return 1;
+        }
         let differs = |slot: &AtomicU64| slot.load(Ordering::Relaxed) != first;
         if let Some(other) = table.slots().iter().position(differs) {
             return other;
         }
-        place.slot.store(mark.bits(), Ordering::Release);
+        write(place.slot, mark.bits());
         self.last = None;
         self.unlinked.empty_table(table.pa(), place.covers(ipa));
         ENTRIES
@@ -244,7 +290,7 @@ impl<'s, 'm> Edit<'s, 'm> {
             return false;
         }
         // Break: the hardware sees nothing, walkers go on through the table.
-        place.slot.store(descriptor::pending(table.pa()), Ordering::Release);
+        write(place.slot, descriptor::pending(table.pa()));
         let merged = self.writing.space.memory.merge_assigned(frame, Order::PAGE, Order::BLOCK_2M);
         debug_assert_eq!(merged, Ok(()), "records and tables agree");
         self.unlinked.full_table(table.pa(), place.covers(ipa));
@@ -263,8 +309,7 @@ impl<'s, 'm> Edit<'s, 'm> {
             // A table may have been emptied since, and its place be absent now.
             let now = Entry::decode(slot.load(Ordering::Relaxed), Level::Two);
             if matches!(now, Entry::Pending(_)) {
-                // Release: pairs with the acquire of a walk.
-                slot.store(bits, Ordering::Release);
+                write(slot, bits);
                 published = true;
             }
         }

@@ -9,10 +9,30 @@ use super::descriptor::{ENTRIES, Entry, Level};
 use super::walk::Table;
 use crate::addr::Pa;
 use crate::mem::Order;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 /// The number of levels of tables.
 const LEVELS: usize = 3;
+
+/// What a look at a whole table counts for, in entries that are read and given one by one.
+const WHOLE: usize = 32;
+
+/// Returns the block that the entries of `table` make up, if they do: the frames of all of them follow one another.
+fn whole(table: Table<'_>) -> Option<(Pa, Order)> {
+    let order = match table.level() {
+        Level::One => return None,
+        Level::Two => Order::BLOCK_1G,
+        Level::Three => Order::BLOCK_2M,
+    };
+    let decode = |slot: &AtomicU64| Entry::decode(slot.load(Ordering::Acquire), table.level());
+    let Entry::Leaf(first) = decode(table.slot(0)) else { return None };
+    if !first.is_aligned(order.bytes()) {
+        return None;
+    }
+    let expected = (first.as_u64()..).step_by(table.level().order().bytes() as usize);
+    let mut entries = table.slots().iter().zip(expected);
+    entries.all(|(slot, pa)| decode(slot) == Entry::Leaf(Pa::new(pa))).then_some((first, order))
+}
 
 /// A walk over all that hangs below a detached table, which can be interrupted.
 #[derive(Clone, Debug)]
@@ -27,7 +47,7 @@ impl Harvest {
         Self { path: [Some((table, level, 0)), None, None] }
     }
 
-    /// Reads at most `entries` entries, gives each page, block and finished table to `give`, and
+    /// Reads about `entries` entries, gives each page, block and finished table to `give`, and
     /// returns how many it read and whether there is more.
     pub(crate) fn step(
         &mut self,
@@ -49,6 +69,14 @@ impl Harvest {
                 if let Some(place) = self.path.get_mut(depth) {
                     *place = None;
                 }
+                continue;
+            }
+            if *next == 0
+                && let Some((first, order)) = whole(table)
+            {
+                give(first, order);
+                *next = ENTRIES as u16;
+                read += WHOLE;
                 continue;
             }
             let bits = table.slot(usize::from(*next)).load(Ordering::Acquire);

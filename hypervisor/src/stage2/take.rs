@@ -103,6 +103,8 @@ impl<'m> Space<'m> {
         for end in [range.start, reached] {
             if !end.is_aligned(Order::BLOCK_2M.bytes()) {
                 edit.collapse(end);
+            } else if !end.is_aligned(Order::BLOCK_1G.bytes()) {
+                edit.collapse_below(end, Level::One);
             }
         }
         let flushed = edit.finish();
@@ -309,7 +311,10 @@ impl<'s> Edit<'s, '_> {
             *left -= 1;
             match place.entry() {
                 Entry::Absent(now) if leave.keeps(now) => {}
-                _ if whole => self.unlink(&place, at, leave.mark()),
+                _ if whole => {
+                    self.unlink(&place, at, leave.mark());
+                    *left = left.saturating_sub(REMOVAL);
+                }
                 Entry::Leaf(_) => _ = self.split(&place, at),
                 Entry::Absent(_) => self.mark(at, largest_within(&part), leave.mark()),
                 Entry::Table(_) | Entry::Pending(_) => {}
@@ -356,7 +361,9 @@ impl<'s> Edit<'s, '_> {
 
 /// How many entries a batch looks at to find tables that have become empty. A guest that names
 /// pages so that more would be needed keeps its tables.
-pub(super) const MOST_LOOKED_AT: usize = 4096;
+pub(super) const MOST_LOOKED_AT: usize = 1024;
+/// What the removal of an entry counts for, in entries that are looked at and left alone.
+const REMOVAL: usize = 10;
 
 /// Returns the order of the largest entry below level 1 that begins where `range` begins and lies
 /// within it.

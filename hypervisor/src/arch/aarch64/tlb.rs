@@ -3,6 +3,7 @@
 
 use super::barrier::{dsb_ish, dsb_ishst, isb};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
+use crate::tally::{Event, count};
 use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
 use core::arch::asm;
 
@@ -26,6 +27,7 @@ fn under_vmid(vttbr: u64, maintenance: impl FnOnce()) {
 
 fn invalidate_page(page: Ipa) {
     let operand = page.page();
+    count(Event::Tlbi, 1);
     // SAFETY: invalidating a TLB entry only costs a walk.
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags)) };
 }
@@ -41,6 +43,7 @@ fn invalidate_run(start: Ipa, pages: u64) {
     let unit = 1u64 << (5 * scale + 1);
     let number = pages.div_ceil(unit).clamp(1, 32) - 1;
     let operand = (start.page() & 0x1f_ffff_ffff) | number << 39 | scale << 44 | 1 << 46;
+    count(Event::Tlbi, 1);
     // SAFETY: invalidating TLB entries only costs walks; the caller knows that the CPU has FEAT_TLBIRANGE.
     unsafe {
         asm!(".arch_extension tlb-rmi", "tlbi ripas2e1is, {}", in(reg) operand, options(nostack, preserves_flags));
@@ -52,6 +55,7 @@ const RUN_PAGES: u64 = 32 << 16;
 
 fn stage1_of_this_vmid() {
     dsb_ish();
+    count(Event::Tlbi, 1);
     // SAFETY: as above. What stage 1 and stage 2 combined gave is cached under the VMID alone.
     unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
 }
@@ -89,6 +93,7 @@ pub fn invalidate_stage2(vttbr: u64, ranges: &[IpaRange]) {
 /// Removes every cached translation of the guest that `vttbr` names, on all CPUs.
 pub fn invalidate_vmid(vttbr: u64) {
     under_vmid(vttbr, || {
+        count(Event::Tlbi, 1);
         // SAFETY: invalidating TLB entries only costs walks.
         unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) };
     });
@@ -97,6 +102,7 @@ pub fn invalidate_vmid(vttbr: u64) {
 /// Removes every cached translation of every guest, on all CPUs.
 pub fn invalidate_all_guests() {
     dsb_ishst();
+    count(Event::Tlbi, 1);
     // SAFETY: invalidating TLB entries only costs walks.
     unsafe { asm!("tlbi alle1is", options(nostack, preserves_flags)) };
     dsb_ish();

@@ -4,6 +4,8 @@
 //! under `-icount shift=0` an instruction takes 1 ns, and the counter has a tick of 16 ns. Large
 //! ones are counted from outside, for the whole machine.
 
+mod hotplug;
+
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ("boot", boot),
         ("balloon", balloon),
         ("memory", memory),
+        ("hotplug", hotplug::hotplug),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let mut status = ExitCode::SUCCESS;
