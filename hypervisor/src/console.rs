@@ -4,6 +4,7 @@
 
 use crate::arch::uart;
 use crate::guest::Guest;
+use crate::monitor::job::{self, Port};
 use crate::monitor::line::{Editor, Key, Line};
 use crate::monitor::{self, report::Format};
 use crate::system::System;
@@ -28,6 +29,8 @@ const MONITOR: u8 = 0xfe;
 /// Which console is shown: a guest's number, [`MONITOR`] or [`NOBODY`].
 static SHOWN: AtomicU8 = AtomicU8::new(NOBODY);
 static EDITOR: Mutex<Editor> = Mutex::new(Editor::new());
+/// What jobs said while a guest was shown.
+static KEPT_OF_JOBS: Mutex<Kept> = Mutex::new(Kept::EMPTY);
 static KEPT_OUTPUT: [Mutex<Kept>; GUESTS] = [const { Mutex::new(Kept::EMPTY) }; GUESTS];
 
 /// The newest bytes that a guest sent unseen.
@@ -77,7 +80,9 @@ pub fn log_line(level: Level, text: &str) {
         NOBODY => say(format_args!("sluice: {text}\r\n")),
         MONITOR => {
             say(format_args!("\r\x1b[K[{level}] {text}\r\n"));
-            prompt();
+            if !job::has_console() {
+                prompt();
+            }
         }
         _ if level == Level::Error => say(format_args!("\r\nsluice: {text}\r\n")),
         _ => {}
@@ -104,7 +109,10 @@ pub fn show_guest(guest: &Guest) {
 fn show_monitor() {
     SHOWN.store(MONITOR, Ordering::Relaxed);
     say(format_args!("\r\n-- monitor; Ctrl-] for the guest's console, 'help' for help --\r\n"));
-    prompt();
+    KEPT_OF_JOBS.lock().show();
+    if !job::has_console() {
+        prompt();
+    }
 }
 
 /// Goes to the next console: each guest's in turn, then the monitor.
@@ -177,6 +185,9 @@ fn input(system: &'static System, byte: u8) {
 }
 
 fn type_to_monitor(system: &'static System, byte: u8) {
+    if job::has_console() {
+        return job::key(system, byte);
+    }
     let key = EDITOR.lock().key(byte);
     match key {
         Key::Nothing => {}
@@ -202,11 +213,32 @@ fn run(system: &'static System, line: &Line) {
         None => (text, Format::Text),
     };
     if !text.is_empty() {
-        monitor::execute(system, text, format, &mut Output);
+        monitor::execute(system, text, Port::Console, format, &mut Output);
         if format == Format::Json {
             uart::put_all(b"\r");
         }
     }
+    if SHOWN.load(Ordering::Relaxed) == MONITOR && !job::has_console() {
+        prompt();
+    }
+}
+
+/// Where a job of the console speaks: what it says while a guest is shown is kept.
+pub struct JobOutput;
+
+impl Write for JobOutput {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if SHOWN.load(Ordering::Relaxed) == MONITOR {
+            return Output.write_str(text);
+        }
+        let mut kept = KEPT_OF_JOBS.lock();
+        text.bytes().for_each(|byte| kept.push(byte));
+        Ok(())
+    }
+}
+
+/// Asks for the next command, the job of the console having ended.
+pub fn job_is_done() {
     if SHOWN.load(Ordering::Relaxed) == MONITOR {
         prompt();
     }

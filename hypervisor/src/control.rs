@@ -6,7 +6,7 @@
 
 use crate::addr::Pa;
 use crate::arch::{cpu, gic};
-use crate::monitor::{self, report::Format, report::JsonString};
+use crate::monitor::{self, job::Port as CommandPort, report::Format, report::JsonString};
 use crate::system::System;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::fmt::{self, Write};
@@ -144,26 +144,36 @@ fn next_line() -> Option<Result<heapless::Vec<u8, MAX_LINE>, ()>> {
 /// Handles the port's interrupt: runs the commands that have come.
 pub fn interrupt(system: &'static System) {
     while let Some(line) = next_line() {
-        ANSWERING.store(true, Ordering::SeqCst);
-        let mut answer = Answer::default();
-        match &line {
+        answer(|out| match &line {
             Ok(line) => match core::str::from_utf8(line) {
                 Ok(line) => {
-                    monitor::execute(
-                        system,
-                        line.trim_end_matches("--json"),
-                        Format::Json,
-                        &mut answer,
-                    );
+                    let line = line.trim_end_matches("--json");
+                    monitor::execute(system, line, CommandPort::Control, Format::Json, out);
                 }
-                Err(_) => answer.say("{\"error\":\"the command is not text in UTF-8\"}\n"),
+                Err(_) => say(out, "{\"error\":\"the command is not text in UTF-8\"}\n"),
             },
-            Err(()) => answer.say("{\"error\":\"the command is longer than 200 bytes\"}\n"),
-        }
-        drop(answer);
-        ANSWERING.store(false, Ordering::SeqCst);
+            Err(()) => say(out, "{\"error\":\"the command is longer than 200 bytes\"}\n"),
+        });
+    }
+}
+
+fn say(out: &mut dyn Write, text: &str) {
+    // Writing to it does not fail.
+    let _ = out.write_str(text);
+}
+
+/// Has `speak` write whole lines to the port; events wait meanwhile. On the first CPU, and not from within itself: what
+/// is written there is what `cancel` has a job say, which comes before the answer.
+pub fn answer<R>(speak: impl FnOnce(&mut dyn Write) -> R) -> R {
+    let nested = ANSWERING.swap(true, Ordering::SeqCst);
+    let mut answer = Answer::default();
+    let spoken = speak(&mut answer);
+    drop(answer);
+    ANSWERING.store(nested, Ordering::SeqCst);
+    if !nested {
         tell_pending();
     }
+    spoken
 }
 
 /// Writes pieces to the port, taking its lock for each: a command may itself cause an event.
@@ -173,11 +183,6 @@ struct Answer {
 }
 
 impl Answer {
-    fn say(&mut self, text: &str) {
-        // Writing to it does not fail.
-        let _ = self.write_str(text);
-    }
-
     fn flush(&mut self) {
         if let Some(port) = PORT.lock().as_mut()
             && let Ok(text) = core::str::from_utf8(&self.bytes)

@@ -8,6 +8,7 @@ use crate::arch::cpu::{self, CpuId};
 use crate::arch::{gic, time};
 use crate::exit::{self, Next};
 use crate::guest::{Guest, Stop};
+use crate::monitor::job;
 use crate::system::System;
 use crate::vcpu::{Own, State, Vcpu};
 use core::sync::atomic::Ordering;
@@ -145,10 +146,29 @@ impl Cpu {
         let waiting = self.system.guests().flat_map(|guest| guest.vcpus.iter());
         let waiting = waiting.filter(|vcpu| vcpu.home == self.id && vcpu.state() == State::Waiting);
         let deadline = waiting.map(|vcpu| vcpu.deadline.load(Ordering::Relaxed)).min();
-        self.alarm = slice.min(deadline.unwrap_or(u64::MAX));
+        self.alarm = slice.min(deadline.unwrap_or(u64::MAX)).min(self.jobs_due());
         match self.alarm {
             u64::MAX => time::disarm(),
             deadline => time::arm(deadline),
+        }
+    }
+
+    /// Returns when this CPU must look at the monitor's jobs, in ticks, having given guests a turn.
+    fn jobs_due(&self) -> u64 {
+        match job::due() {
+            0 if self.id == CpuId::FIRST => time::now() + time::frequency() / TURNS_A_SECOND,
+            due if self.id == CpuId::FIRST => due,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Does what is due of the monitor's jobs, for a turn.
+    fn step_jobs(&mut self) {
+        let end = time::now() + time::frequency() / TURNS_A_SECOND;
+        while job::step(self.system) && time::now() < end {
+            if exit::interrupts::take(self.system, self.loaded.as_mut()) {
+                return;
+            }
         }
     }
 
@@ -237,6 +257,9 @@ pub fn run(system: &'static System) -> ! {
     loop {
         exit::interrupts::take(system, own.loaded.as_mut());
         system.end_if_asked();
+        if own.id == CpuId::FIRST {
+            own.step_jobs();
+        }
         let (chosen, runnable) = own.next();
         if let Some((guest, vcpu)) = chosen {
             own.switch_to(guest, vcpu);
@@ -245,6 +268,9 @@ pub fn run(system: &'static System) -> ! {
             continue;
         }
         if system.background(own.id) {
+            continue;
+        }
+        if own.id == CpuId::FIRST && job::due() == 0 {
             continue;
         }
         own.arm_timer(false);

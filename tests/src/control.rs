@@ -22,6 +22,13 @@ pub struct Control {
     stream: UnixStream,
     lines: Receiver<Value>,
     events: VecDeque<Value>,
+    /// What jobs said while something else was waited for.
+    said: VecDeque<Value>,
+}
+
+/// Returns the number of the job that said this.
+fn job_of(value: &Value) -> Option<u64> {
+    value.get("job").filter(|_| value.get("started").is_none())?.as_u64()
 }
 
 impl Control {
@@ -54,7 +61,7 @@ impl Control {
                 }
             }
         });
-        Ok(Self { stream, lines, events: VecDeque::new() })
+        Ok(Self { stream, lines, events: VecDeque::new(), said: VecDeque::new() })
     }
 
     /// Gives a command and returns its answer.
@@ -88,6 +95,8 @@ impl Control {
             let value = self.next(deadline).map_err(|error| error.during(command))?;
             if value.get("event").is_some() {
                 self.events.push_back(value);
+            } else if job_of(&value).is_some() {
+                self.said.push_back(value);
             } else if value.is_object() {
                 return Ok(value);
             } else {
@@ -120,14 +129,77 @@ impl Control {
             if is_it(&value) {
                 return Ok(value);
             }
-            self.events.push_back(value);
+            self.put_by(value);
         }
     }
 
     /// Takes the events that have come so far.
     pub fn events(&mut self) -> Vec<Value> {
-        self.events.extend(self.lines.try_iter());
+        let lines: Vec<Value> = self.lines.try_iter().collect();
+        lines.into_iter().for_each(|value| self.put_by(value));
         self.events.drain(..).collect()
+    }
+
+    fn put_by(&mut self, value: Value) {
+        match job_of(&value) {
+            Some(_) => self.said.push_back(value),
+            None => self.events.push_back(value),
+        }
+    }
+
+    /// Gives a command that takes its time, and returns the number of the job that it has become.
+    ///
+    /// # Errors
+    /// It was refused, or done at once.
+    pub fn begin(&mut self, command: &str) -> Outcome<u64> {
+        let answer = self.ask(command)?;
+        let number = answer.get("job").and_then(Value::as_u64);
+        number.ok_or_else(|| Failure::new(format!("{command}: it is no job: {answer}")))
+    }
+
+    /// Returns the next thing that a job says.
+    ///
+    /// # Errors
+    /// It says nothing in time.
+    pub fn heard(&mut self, job: u64, patience: Duration) -> Outcome<Value> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(index) = self.said.iter().position(|value| job_of(value) == Some(job))
+                && let Some(value) = self.said.remove(index)
+            {
+                return Ok(value);
+            }
+            let value = self.next(deadline).map_err(|error| error.during("a job"))?;
+            self.put_by(value);
+        }
+    }
+
+    /// Waits for a job to end, and returns the last thing that it said, even if that it failed.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_of(&mut self, job: u64, patience: Duration) -> Outcome<Value> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let said = self.heard(job, left)?;
+            if said.get("done").is_some() {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// Gives a command that takes its time, waits for its end, and returns the last thing that it said.
+    ///
+    /// # Errors
+    /// It was refused, says that it failed, or does not end in time.
+    pub fn do_whole(&mut self, command: &str, patience: Duration) -> Outcome<Value> {
+        let job = self.begin(command)?;
+        let end = self.end_of(job, patience).map_err(|error| error.during(command))?;
+        match end.get("error") {
+            None => Ok(end),
+            Some(error) => Err(Failure::new(format!("{command}: {error}"))),
+        }
     }
 
     fn next(&mut self, deadline: Instant) -> Outcome<Value> {

@@ -120,3 +120,19 @@ fn a_long_line_is_typed_whole() -> Outcome {
     ensure!(said == text, "it became {said}");
     Ok(())
 }
+
+/// A job's answers come between those of other commands, and it can be ended early.
+#[test]
+fn a_job_goes_on_while_other_commands_are_answered() -> Outcome {
+    let mut machine = booted("monitor-jobs")?;
+    machine.resize("linux", 512 << 20, COMMAND)?;
+    let control = machine.control()?;
+    let job = control.begin("quiesce")?;
+    control.ask("memory")?;
+    let end = control.end_of(job, COMMAND)?;
+    ensure!(end.get("quiet").is_some(), "{end}");
+    ensure!(control.ask_any("cancel")?.get("error").is_some(), "there was nothing to cancel");
+    let end = control.do_whole("quiesce", COMMAND)?;
+    ensure!(end.get("quiet").is_some(), "{end}");
+    Ok(())
+}

@@ -1,6 +1,8 @@
 //! What the commands do.
 
+use super::job::{self, Job, Port};
 use super::parse::{self, Command, VERBS, Verb};
+use super::quiesce::Quiesce;
 use super::report::{Column, Format, Report, Value};
 use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
 use crate::audit::{self, Finding};
@@ -10,17 +12,38 @@ use crate::stage2::{Level, Mark, Run, Space, What};
 use crate::system::System;
 use crate::{arch, heap};
 use aarch64_paging::descriptor::Stage2Attributes;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
 
-/// Runs one command line and writes the answer to `out`.
-pub fn execute(system: &'static System, line: &str, format: Format, out: &mut dyn Write) {
+/// Runs one command line that came from `port` and writes the answer to `out`. A command that takes its time becomes a
+/// [`job`], and goes on after this returns.
+pub fn execute(
+    system: &'static System,
+    line: &str,
+    port: Port,
+    format: Format,
+    out: &mut dyn Write,
+) {
     #[cfg(feature = "fault-injection")]
     crash::crash(line);
     let mut report = Report::new(out, format);
     match parse::parse(line) {
-        Ok(command) => run(system, command, &mut report),
+        Ok(command) => {
+            let Some(job) = run(system, command, &mut report) else { return };
+            match job::start(job, port, format) {
+                Some(number) if report.is_for_programs() => {
+                    report.value("job", Value::Number(number));
+                    report.value("started", Value::Flag(true));
+                }
+                Some(_) => {}
+                None => report.error(
+                    format_args!("too many commands are at work; wait for one, or 'cancel' it"),
+                    None,
+                ),
+            }
+        }
         Err(error) => {
             let usage = error.usage().map(|verb| (verb.name, verb.arguments));
             report.error(format_args!("{error}"), usage);
@@ -28,7 +51,12 @@ pub fn execute(system: &'static System, line: &str, format: Format, out: &mut dy
     }
 }
 
-fn run(system: &'static System, command: Command<'_>, report: &mut Report<'_>) {
+/// Does what is done at once, or returns the job that does it.
+fn run(
+    system: &'static System,
+    command: Command<'_>,
+    report: &mut Report<'_>,
+) -> Option<Box<dyn Job>> {
     match command {
         Command::Help(verb) => help(verb, report),
         Command::Guests => guests(system, report),
@@ -49,6 +77,11 @@ fn run(system: &'static System, command: Command<'_>, report: &mut Report<'_>) {
             log::set_max_level(level);
             report.value("level", Value::Text(level.as_str()));
         }
+        Command::Quiesce => return Some(Box::new(Quiesce::new(system))),
+        Command::Cancel(number) => match job::cancel(system, number) {
+            0 => report.error(format_args!("there is no such job"), Some(("cancel", "[job]"))),
+            jobs => report.value("cancelled", Value::Number(jobs as u64)),
+        },
         Command::Counters => counters(system, report),
         Command::Bench => super::bench::bench(system, report),
         Command::Start(name) => with(system, name, report, |guest, report| {
@@ -68,6 +101,7 @@ fn run(system: &'static System, command: Command<'_>, report: &mut Report<'_>) {
             system.request_power_off();
         }
     }
+    None
 }
 
 /// Finds a guest by name or number and hands it on.

@@ -5,8 +5,12 @@
 mod bench;
 #[cfg(target_os = "none")]
 mod commands;
+#[cfg(target_os = "none")]
+pub mod job;
 pub mod line;
 pub mod parse;
+#[cfg(target_os = "none")]
+mod quiesce;
 pub mod report;
 
 #[cfg(target_os = "none")]

@@ -32,6 +32,10 @@ pub enum Command<'a> {
     Off(&'a str),
     /// Starts a guest anew.
     Reset(&'a str),
+    /// Waits until what is retired now is free.
+    Quiesce,
+    /// Ends a job early, or all that programs have begun.
+    Cancel(Option<u64>),
     /// The counters of this machine.
     Counters,
     /// What small operations at EL2 cost.
@@ -56,7 +60,7 @@ const fn verb(name: &'static str, arguments: &'static str, help: &'static str) -
 }
 
 /// All commands, in the order of `help`.
-pub static VERBS: [Verb; 15] = [
+pub static VERBS: [Verb; 17] = [
     verb("help", "[command]", "say what commands there are, or how one is used"),
     verb("guests", "", "list the guests and their vCPUs"),
     verb("memory", "", "say who owns how much"),
@@ -79,6 +83,12 @@ pub static VERBS: [Verb; 15] = [
         "bench",
         "",
         "time a pin, a walk and a read of a guest's memory at EL2, in ticks of the counter",
+    ),
+    verb("quiesce", "", "wait until the frames that are retired now are free"),
+    verb(
+        "cancel",
+        "[job]",
+        "end a command that is at work on the control port; Ctrl-C does so here",
     ),
     verb("start", "<guest>", "start a guest that is off"),
     verb("off", "<guest>", "turn a guest off, as a power cut does"),
@@ -248,6 +258,12 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
         },
         "counters" => Command::Counters,
         "bench" => Command::Bench,
+        "quiesce" => Command::Quiesce,
+        "cancel" => {
+            let number =
+                words.next().map(|word| number(word).ok_or(wrong(word, "not a job's number")));
+            Command::Cancel(number.transpose()?)
+        }
         "start" => Command::Start(guest()?),
         "off" => Command::Off(guest()?),
         "reset" => Command::Reset(guest()?),

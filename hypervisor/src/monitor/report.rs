@@ -100,16 +100,38 @@ pub struct Report<'a> {
     /// How many members the object that is open has.
     members: usize,
     table: Option<(&'static [Column], usize)>,
+    /// The job that speaks, in whose object nothing has been said yet.
+    silent_job: Option<u64>,
 }
 
 impl<'a> Report<'a> {
     /// Begins an answer.
     pub fn new(out: &'a mut dyn Write, format: Format) -> Self {
-        let mut report = Self { out, format, members: 0, table: None };
+        let mut report = Self { out, format, members: 0, table: None, silent_job: None };
         if format == Format::Json {
             report.put(format_args!("{{"));
         }
         report
+    }
+
+    /// Begins what job `number` says in one step; nothing is written before it says something.
+    pub fn of_job(out: &'a mut dyn Write, format: Format, number: u64) -> Self {
+        Self { out, format, members: 0, table: None, silent_job: Some(number) }
+    }
+
+    /// Says whether a program reads it: what is only for people need not be worked out then.
+    pub fn is_for_programs(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Opens the object of a job that speaks for the first time.
+    fn break_silence(&mut self) {
+        if let Some(number) = self.silent_job.take()
+            && self.format == Format::Json
+        {
+            self.put(format_args!("{{\"job\":{number}"));
+            self.members = 1;
+        }
     }
 
     fn put(&mut self, text: fmt::Arguments<'_>) {
@@ -117,6 +139,7 @@ impl<'a> Report<'a> {
     }
 
     fn separate(&mut self) {
+        self.break_silence();
         if self.members > 0 {
             self.put(format_args!(","));
         }
@@ -225,7 +248,7 @@ impl<'a> Report<'a> {
 impl Drop for Report<'_> {
     fn drop(&mut self) {
         self.end_table();
-        if self.format == Format::Json {
+        if self.format == Format::Json && self.silent_job.is_none() {
             self.put(format_args!("}}\n"));
         }
     }
@@ -293,6 +316,15 @@ mod tests {
             "{\"total\":1610612736,\"owners\":[{\"owner\":\"free\",\"size\":1048576},\
              {\"owner\":\"a\\\"b\",\"size\":4096}],\"clean\":true}\n"
         );
+    }
+
+    #[test]
+    fn a_job_that_says_nothing_writes_nothing() {
+        let mut out = String::new();
+        drop(Report::of_job(&mut out, Format::Json, 7));
+        assert_eq!(out, "");
+        Report::of_job(&mut out, Format::Json, 7).value("moved", Value::Size(4096));
+        assert_eq!(out, "{\"job\":7,\"moved\":4096}\n");
     }
 
     #[test]
