@@ -22,6 +22,9 @@ use aarch64_paging::descriptor::Stage2Attributes;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 const VALID: u64 = Stage2Attributes::VALID.bits() as u64;
+/// Says that the page or block was used since the bit was cleared; an access to one without it faults, unless the
+/// CPU sets it itself (FEAT_HAFDBS).
+pub const ACCESS_FLAG: u64 = Stage2Attributes::ACCESS_FLAG.bits() as u64;
 const TABLE_OR_PAGE: u64 = Stage2Attributes::TABLE_OR_PAGE.bits() as u64;
 const BALLOONED: u64 = Stage2Attributes::SWFLAG_0.bits() as u64;
 const UNPLUGGED: u64 = Stage2Attributes::SWFLAG_2.bits() as u64;

@@ -281,10 +281,12 @@ impl<'s, 'm> Edit<'s, 'm> {
     pub(super) fn join(&mut self, ipa: Ipa) -> bool {
         let place = self.root().find_at(ipa, Level::Two);
         let Some(table) = place.page_table() else { return false };
-        let page = table.slot(0).load(Ordering::Relaxed);
+        let page = table.slot(0).load(Ordering::Relaxed) | descriptor::ACCESS_FLAG;
         let Entry::Leaf(first) = Entry::decode(page, Level::Three) else { return false };
         let mut pages = table.slots().iter().zip((page..).step_by(PAGE_SIZE as usize));
-        let in_order = pages.all(|(slot, expected)| slot.load(Ordering::Relaxed) == expected);
+        // Whichever of them were used since somebody looked, of the block it is not known.
+        let same = |bits: u64, other: u64| (bits ^ other) & !descriptor::ACCESS_FLAG == 0;
+        let in_order = pages.all(|(slot, expected)| same(slot.load(Ordering::Relaxed), expected));
         let Some(frame) = Frame::containing(first) else { return false };
         if !first.is_aligned(Order::BLOCK_2M.bytes()) || !in_order {
             return false;

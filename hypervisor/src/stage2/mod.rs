@@ -4,8 +4,9 @@
 //! the audit) takes no lock, see `walk.rs`; changing it ([`Space::populate`], [`Space::add`],
 //! [`Space::take_pages`], [`Space::take_range`], [`Space::return_pages`], [`Space::return_range`],
 //! [`Space::coalesce`]) follows one protocol, see `edit.rs`. What left the tables is on its way to
-//! being free as a typed value, see [`crate::mem::Flushed`].
+//! being free as a typed value, see [`crate::mem::Flushed`]. Which of it a guest uses, [`AccessPass`] finds out.
 
+mod accessed;
 mod add;
 mod coalesce;
 mod descriptor;
@@ -24,6 +25,7 @@ mod tests;
 mod vmid;
 mod walk;
 
+pub use accessed::{AccessPass, Accessed};
 pub use add::{AddError, Added, Fill};
 pub use descriptor::{Level, Mark};
 pub use dump::{Run, What};

@@ -1,5 +1,6 @@
 //! Populating: zeroed memory for an address that a guest touched.
 
+use super::accessed;
 use super::descriptor::{Entry, Level, Mark};
 use super::space::Space;
 use crate::addr::Ipa;
@@ -10,7 +11,8 @@ use crate::mem::{Clean, Order, OutOfMemory};
 pub enum Populated {
     /// It mapped a zeroed block of this size.
     Mapped(Order),
-    /// Another CPU had mapped the address, or it was never absent: the access can be tried again.
+    /// Another CPU had mapped the address, or it was never absent, and its access flag is set now: the access can be
+    /// tried again.
     Already,
     /// A piece of memory was zeroed for it; the access can be tried again, and faults again.
     Later,
@@ -83,8 +85,13 @@ impl Space<'_> {
 
     /// Returns the level at which `ipa` is absent and may be populated; `None` where it is mapped.
     fn absent_level(&self, ipa: Ipa) -> Result<Option<Level>, PopulateError> {
-        match self.translate(&self.memory.pin(), ipa) {
-            Ok(_) => Ok(None),
+        let pin = self.memory.pin();
+        let place = self.root(&pin).find(ipa);
+        match place.leaf(ipa) {
+            Ok(_) => {
+                accessed::note(&place);
+                Ok(None)
+            }
             Err(absent) => match absent.mark {
                 Mark::Empty => Ok(Some(absent.level)),
                 Mark::Ballooned => Err(PopulateError::Ballooned),

@@ -214,6 +214,8 @@ pub fn init_traps() {
     // T0SZ 25: 39 bits of IPA; SL0 1: walks start at level 1; write-back, inner shareable walks.
     let vtcr = 1 << 31 | pa_range << 16 | 0b11 << 12 | 0b01 << 10 | 0b01 << 8 | 1 << 6 | 25;
     let vtcr = vtcr | if features.vmid_bits == 16 { 1 << 19 } else { 0 };
+    // HA: the CPU sets the access flag itself.
+    let vtcr = vtcr | if features.access_flag { 1 << 21 } else { 0 };
     let where_there_is = |feature: bool, bit: u32| u64::from(feature) << bit;
     // FWB: stage 2 writes its memory attributes for it. TLOR and TERR trap what is hidden of FEAT_LOR and FEAT_RAS.
     let hcr = HCR_GUEST

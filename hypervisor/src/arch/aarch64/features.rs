@@ -16,6 +16,8 @@ pub struct Features {
     pub tlb_range: bool,
     /// FEAT_BBM level, 0 to 2.
     pub bbm_level: u8,
+    /// FEAT_HAFDBS: the CPU can set the access flag itself.
+    pub access_flag: bool,
     /// FEAT_S2FWB: stage 2 can force a guest's accesses to write-back.
     pub s2fwb: bool,
     /// FEAT_HCX: there is an HCRX_EL2 to set.
@@ -56,6 +58,7 @@ pub fn features() -> &'static Features {
         vmid_bits: 8,
         tlb_range: false,
         bbm_level: 0,
+        access_flag: false,
         s2fwb: false,
         hcx: false,
         fgt: false,
@@ -111,6 +114,7 @@ pub fn detect_features() -> Result<&'static Features, MissingFeature> {
         vmid_bits: if field(mmfr1, 4) == 2 { 16 } else { 8 },
         tlb_range: field(isar0, 56) >= 2,
         bbm_level: field(mmfr2, 52) as u8,
+        access_flag: field(mmfr1, 0) >= 1,
         s2fwb: field(mmfr2, 40) >= 1,
         hcx: field(mmfr1, 40) >= 1,
         fgt: field(mmfr0, 56) >= 1,
@@ -131,6 +135,9 @@ impl fmt::Display for Features {
         }
         if self.bbm_level > 0 {
             write!(f, ", BBM level {}", self.bbm_level)?;
+        }
+        if self.access_flag {
+            f.write_str(", HAFDBS")?;
         }
         if self.s2fwb {
             f.write_str(", S2FWB")?;

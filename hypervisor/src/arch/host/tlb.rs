@@ -46,6 +46,14 @@ pub struct Stale {
     pub now: u64,
 }
 
+/// The bit of a descriptor of a page or block that says that it was used, in a CPU without FEAT_HAFDBS.
+const ACCESS_FLAG: u64 = 1 << 10;
+
+/// Says whether what is cached leads elsewhere than what a walk finds now. Of a clear access flag it need not know.
+const fn differs(now: u64, cached: u64) -> bool {
+    (now ^ cached) & !ACCESS_FLAG != 0
+}
+
 /// The entries of one VMID: by level and number of the entry in the whole address space, the
 /// descriptor.
 type Entries = HashMap<(u8, u64), u64>;
@@ -146,11 +154,13 @@ pub fn access_with<R>(vttbr: u64, ipa: Ipa, with: impl FnOnce(Pa) -> R) -> Optio
                 Some(&bits) => bits,
                 None => descriptor(table, number),
             };
-            if bits & 1 == 0 {
+            let is_leaf = level == 3 || bits & 2 == 0;
+            // What faults, by the access flag too, is not cached.
+            if bits & 1 == 0 || is_leaf && bits & ACCESS_FLAG == 0 {
                 return None;
             }
             entries.insert((level, number), bits);
-            if level == 3 || bits & 2 == 0 {
+            if is_leaf {
                 let within = ipa.as_u64() & ((pages_at(level) << PAGE_SHIFT) - 1);
                 return Some(with(Pa::new(address(bits).as_u64() | within)));
             }
@@ -168,7 +178,7 @@ pub fn check(vttbr: u64) -> Result<(), Stale> {
         for (&(level, number), &cached) in entries {
             let start = Ipa::from_page(number * pages_at(level));
             let now = walk(root(vttbr), level, start);
-            if now != cached {
+            if differs(now, cached) {
                 let range = start..Ipa::from_page((number + 1) * pages_at(level));
                 return Err(Stale { range, level, cached: address(cached), now });
             }
@@ -186,7 +196,7 @@ pub fn check_break_before_make(vttbr: u64, ipa: Ipa) -> Result<(), Stale> {
             let number = ipa.page() / pages_at(level);
             let Some(&cached) = entries.get(&(level, number)) else { continue };
             let now = walk(root(vttbr), level, ipa);
-            if now & 1 != 0 && now != cached {
+            if now & 1 != 0 && differs(now, cached) {
                 let range = ipa..ipa;
                 return Err(Stale { range, level, cached: address(cached), now });
             }

@@ -1,5 +1,6 @@
 //! Tests of stage 2 on the host.
 
+mod accessed;
 mod basic;
 mod hardware;
 mod operations;
