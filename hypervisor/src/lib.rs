@@ -25,6 +25,8 @@ pub mod control;
 pub mod device;
 pub mod epoch;
 #[cfg(not(loom))]
+pub mod evacuation;
+#[cfg(not(loom))]
 pub mod exit;
 #[cfg(not(loom))]
 pub mod guest;

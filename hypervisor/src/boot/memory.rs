@@ -185,6 +185,7 @@ impl Plan {
     fn claim(&self, memory: &Memory) -> Result<(), RangeError> {
         memory.claim_hypervisor(self.taken.clone())?;
         memory.claim_table_chunk(self.pool.clone())?;
+        memory.set_roots_aside();
         for range in self.own.iter().chain(&self.bundle) {
             self.claim_inside(range, &|part| memory.claim_hypervisor(part))?;
         }

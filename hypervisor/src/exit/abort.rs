@@ -5,7 +5,7 @@ use super::{Next, mmio, skip_instruction};
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::arch::{context, entry};
 use crate::sched::Loaded;
-use crate::stage2::PopulateError;
+use crate::stage2::{PopulateError, Populated};
 use crate::system::System;
 use core::sync::atomic::Ordering;
 
@@ -44,6 +44,8 @@ pub fn instruction(_system: &'static System, loaded: &mut Loaded, _fault: Fault)
 
 fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next {
     match loaded.guest.space.populate_step(ipa) {
+        // The move goes on when this CPU, or another, looks at its other work.
+        Ok(Populated::Moving) => return Next::Yield,
         Ok(_) => {}
         Err(PopulateError::Ballooned) if loaded.guest.may_use_untold() => {
             // As if it had asked for the page back; the access, tried again, populates it.
@@ -54,6 +56,9 @@ fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next
         }
         Err(PopulateError::Unplugged) => {
             absent(loaded, ipa, instruction, write, "no memory is plugged there");
+        }
+        Err(PopulateError::Poisoned) => {
+            absent(loaded, ipa, instruction, write, "the memory there has failed");
         }
         Err(PopulateError::Outside) => absent(loaded, ipa, instruction, write, "nothing is there"),
         Err(PopulateError::OutOfMemory) => {

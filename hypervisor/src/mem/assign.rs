@@ -1,7 +1,7 @@
 //! Blocks become a guest's, are split and merged while they are.
 
 use super::frame_table::{Head, Kind};
-use super::{Clean, FrameTable, GuestId, Memory, Order};
+use super::{Clean, FrameTable, GuestId, Memory, Order, Unclean};
 use crate::addr::{Frame, Ipa};
 use crate::sync::{Edge, Ordering, is_missing};
 
@@ -21,7 +21,15 @@ pub struct NotMergeable;
 impl Memory {
     /// Makes `block` the guest's, which will see it at `ipa`. Cannot fail; the caller maps it then.
     pub fn assign(&self, block: Clean, guest: GuestId, ipa: Ipa) -> Assigned {
-        let (first, order) = (block.first(), block.order());
+        self.assign_block(block.first(), block.order(), guest, ipa)
+    }
+
+    /// Makes `block`, to which the guest's bytes were copied, the guest's as [`Memory::assign`] does.
+    pub(crate) fn assign_copied(&self, block: Unclean, guest: GuestId, ipa: Ipa) -> Assigned {
+        self.assign_block(block.first(), block.order(), guest, ipa)
+    }
+
+    fn assign_block(&self, first: Frame, order: Order, guest: GuestId, ipa: Ipa) -> Assigned {
         self.table.assign(first, order, guest, ipa);
         if let Some(of) = self.guests.get(guest.index()) {
             of.frames.fetch_add(u64::from(order.frames()), Ordering::Relaxed);

@@ -73,6 +73,13 @@ impl Memory {
         Ok(())
     }
 
+    /// Claims `range` as memory that is offline from the start, until it is brought [online](Memory::online_some).
+    pub fn claim_offline(&self, range: PaRange) -> Result<(), RangeError> {
+        self.claim(&range, Kind::Offline)?;
+        self.offline.fetch_add(range.end.page() - range.start.page(), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Adds what of `range` is not claimed or added yet to the free memory. What it holds does not
     /// matter.
     pub fn add_free(&self, range: PaRange) -> Result<(), RangeError> {
@@ -152,7 +159,7 @@ impl Memory {
         Ok(())
     }
 
-    fn check(&self, range: &PaRange) -> Result<(), RangeError> {
+    pub(super) fn check(&self, range: &PaRange) -> Result<(), RangeError> {
         let whole = range.start.is_aligned(PAGE_SIZE) && range.end.is_aligned(PAGE_SIZE);
         if whole && range.start < range.end && self.table.contains(range) {
             Ok(())

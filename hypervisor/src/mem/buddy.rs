@@ -13,6 +13,7 @@
 //! block would contain this one too. So its record is a head.
 
 use super::frame_table::{FrameTable, Head, Kind};
+use super::offline::{Isolation, Part};
 use super::{Order, frame_table::Record};
 use crate::addr::Frame;
 
@@ -57,11 +58,18 @@ pub(super) struct Buddy {
     clean: Set,
     dirty: Set,
     in_hand: Kind,
+    /// What of it is withheld, see offline.rs.
+    pub(super) isolation: Isolation,
 }
 
 impl Buddy {
     pub(super) const fn new(kinds: Kinds) -> Self {
-        Self { clean: Set::new(kinds.clean), dirty: Set::new(kinds.dirty), in_hand: kinds.in_hand }
+        Self {
+            clean: Set::new(kinds.clean),
+            dirty: Set::new(kinds.dirty),
+            in_hand: kinds.in_hand,
+            isolation: Isolation::none(matches!(kinds.in_hand, Kind::PoolInHand)),
+        }
     }
 
     /// Takes a block of `order`, splitting the smallest that is large enough.
@@ -101,9 +109,54 @@ impl Buddy {
         Some((first, order))
     }
 
+    /// Takes a block without regard to what it holds: a dirty one, if there is one of this size, else
+    /// a clean one.
+    pub(super) fn take_any(&mut self, table: &FrameTable, order: Order) -> Option<Frame> {
+        self.take(table, order, Content::Dirty).or_else(|| self.take(table, order, Content::Clean))
+    }
+
     /// Puts the block of `order` from `first`, which is nobody's and on no list, among the free
-    /// ones, merged with its buddies.
+    /// ones, merged with its buddies. What of it is isolated is withheld.
     pub(super) fn insert(
+        &mut self,
+        table: &FrameTable,
+        first: Frame,
+        order: Order,
+        content: Content,
+    ) {
+        match self.isolation.part(first, order) {
+            Part::Outside => self.insert_free(table, first, order, content),
+            Part::Inside => self.isolation.withhold(table, first, order),
+            Part::Across => {
+                let half = order.halved();
+                let upper = Frame::new(first.number() + half.frames());
+                // The upper part first, the shorter head of the lower one last: lookups go on meanwhile.
+                table.at(upper).set_head(Head::new(self.in_hand, half));
+                table.at(first).set_head(Head::new(self.in_hand, half));
+                self.insert(table, upper, half, content);
+                self.insert(table, first, half, content);
+            }
+        }
+    }
+
+    /// Takes the free block that `frame` is in off its list and puts it back, so that what of it is isolated is
+    /// withheld. Returns the block's end if there was one, as a frame number.
+    pub(super) fn carve(&mut self, table: &FrameTable, frame: Frame) -> Option<u32> {
+        let cover = table.owner_of(frame);
+        let head = table.get(cover.head)?.head();
+        let content = match head.kind() {
+            kind if kind == self.clean.kind => Content::Clean,
+            kind if kind == self.dirty.kind => Content::Dirty,
+            _ => return None,
+        };
+        let in_hand = self.in_hand;
+        self.set(content).unlink(table, cover.head, head.order());
+        table.at(cover.head).set_head(Head::new(in_hand, head.order()));
+        self.insert(table, cover.head, head.order(), content);
+        Some(cover.head.number() + head.order().frames())
+    }
+
+    fn insert_free(
         &mut self,
         table: &FrameTable,
         mut first: Frame,

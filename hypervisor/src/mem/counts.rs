@@ -41,6 +41,8 @@ pub struct Counts {
     pub retired_detail: RetiredCounts,
     /// Not to be used.
     pub bad: u64,
+    /// Nobody's: taken offline, or withheld while its range is being emptied.
+    pub offline: u64,
     /// What each guest has, by its number.
     pub guests: [GuestCounts; MAX_GUESTS],
 }
@@ -74,6 +76,7 @@ impl Counts {
             + self.pool
             + self.retired
             + self.bad
+            + self.offline
             + self.tables()
             + self.guest_frames();
         self.total.saturating_sub(known)
@@ -87,6 +90,7 @@ impl Memory {
             total: self.total.load(Ordering::Relaxed),
             hypervisor: self.own.load(Ordering::Relaxed),
             bad: self.bad.load(Ordering::Relaxed),
+            offline: self.offline.load(Ordering::Relaxed),
             ..Counts::default()
         };
         {
@@ -94,10 +98,12 @@ impl Memory {
             counts.clean = free.clean_frames();
             counts.clean_large = free.clean_large_frames();
             counts.dirty = free.dirty_frames();
+            counts.offline += free.isolation.frames();
         }
         {
             let pool = self.pool.lock();
             counts.pool = pool.clean_frames() + pool.dirty_frames();
+            counts.offline += pool.isolation.frames();
         }
         {
             let garbage = self.garbage.lock();

@@ -73,6 +73,10 @@ pub(super) enum Kind {
     RetiredGuest,
     /// Not to be used.
     Bad,
+    /// Free, and withheld while its range is being emptied (offline.rs).
+    Isolated,
+    /// Taken offline.
+    Offline,
 }
 
 impl Kind {
@@ -90,13 +94,15 @@ impl Kind {
             10 => Self::RetiredTable,
             11 => Self::RetiredGuest,
             12 => Self::Bad,
+            13 => Self::Isolated,
+            14 => Self::Offline,
             _ => Self::None,
         }
     }
 }
 
-/// A block's head: bits 3:0 the kind, 8:4 the order, 16:9 the guest, 63:24 the page number of the
-/// IPA at which the guest sees the block.
+/// A block's head: bits 3:0 the kind, 8:4 the order, 16:9 the guest, 17 of an isolated or offline block that it is the
+/// table pool's, 63:24 the page number of the IPA at which the guest sees the block.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head(u64);
 
@@ -111,6 +117,16 @@ impl Head {
 
     pub(super) const fn at(self, ipa: Ipa) -> Self {
         Self(self.0 & 0xff_ffff | ipa.page() << 24)
+    }
+
+    /// Returns the same head for a block that is the table pool's, and reachable at EL2, wherever it is kept.
+    pub(super) const fn of_pool(self, pool: bool) -> Self {
+        Self(self.0 | (pool as u64) << 17)
+    }
+
+    /// Says whether an isolated or offline block is the table pool's.
+    pub(super) const fn is_of_pool(self) -> bool {
+        self.0 & 1 << 17 != 0
     }
 
     /// Returns the same head as another kind.
@@ -154,7 +170,7 @@ impl Head {
             (Kind::Guest, Some(guest)) => Owner::Guest(guest),
             (Kind::RetiredTable | Kind::RetiredGuest, _) => Owner::Retired,
             (Kind::Bad, _) => Owner::Bad,
-            (Kind::None, _) => Owner::Offline,
+            (Kind::None | Kind::Isolated | Kind::Offline, _) => Owner::Offline,
             _ => Owner::Hypervisor,
         }
     }

@@ -13,7 +13,7 @@
 //!
 //! [`Memory`] holds all of it, and every part is reached by shared reference. Lock order: the
 //! retired (retire.rs), then the table pool (tables.rs) or the free lists (buddy.rs), never both of
-//! these; `known` (boot.rs) before the free lists. Lookups in the frame table take no lock.
+//! these; `known` (boot.rs) and `emptying` (offline.rs) before the free lists. Lookups in the frame table take no lock.
 
 mod assign;
 mod boot;
@@ -27,6 +27,7 @@ mod frame_table;
 pub mod host;
 #[cfg(all(test, loom))]
 pub(crate) mod model;
+mod offline;
 mod order;
 mod owner;
 mod retire;
@@ -42,6 +43,7 @@ pub use boot::{MAX_RANGES, RangeError};
 pub use chain::Chain;
 pub use counts::{Counts, GuestCounts};
 pub use frame_table::{Cover, Covers, FrameTable, LayoutError, MAX_REGIONS, Record};
+pub use offline::{Emptying, IsolateError, Isolated, OnlineError, Unclean, Use};
 pub use order::Order;
 pub use owner::{GuestId, MAX_GUESTS, Owner};
 pub use retire::{GracePeriod, POISON, RetiredCounts, Waiting};
@@ -49,7 +51,7 @@ pub use tables::{HypervisorFrame, TableFrame};
 #[cfg(not(loom))]
 pub use teardown::{Flushed, Retiring, Unlinked};
 
-use crate::addr::{Frame, PAGE_SIZE};
+use crate::addr::{Frame, PAGE_SIZE, PaRange};
 use crate::arch;
 use crate::epoch::{self, Epoch};
 use crate::sync::{AtomicBool, AtomicU64, Lock, Ordering};
@@ -69,13 +71,18 @@ pub struct Memory {
     /// Frames for tables and for the hypervisor's own use.
     pool: Lock<Buddy>,
     growing: AtomicBool,
+    roots: tables::Roots,
     garbage: Lock<retire::Garbage>,
     known: Lock<boot::Ranges>,
     guests: [counts::OfGuest; MAX_GUESTS],
     /// Frames of the hypervisor outside of the pool.
     own: AtomicU64,
     bad: AtomicU64,
+    /// What is offline, without what is isolated.
+    offline: AtomicU64,
     total: AtomicU64,
+    /// The range that is being emptied; before the locks of the free lists and of the pool.
+    emptying: Lock<Option<PaRange>>,
     watermark: AtomicU64,
     retired_bound: AtomicU64,
     clock: fn() -> u64,
@@ -124,12 +131,15 @@ impl Memory {
             free: Lock::new(Buddy::new(buddy::FREE)),
             pool: Lock::new(Buddy::new(buddy::POOL)),
             growing: AtomicBool::new(false),
+            roots: tables::Roots::new(),
             garbage: Lock::new(retire::Garbage::new()),
             known: Lock::new(boot::Ranges::new()),
             guests: core::array::from_fn(|_| counts::OfGuest::default()),
             own: AtomicU64::new(0),
             bad: AtomicU64::new(0),
+            offline: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            emptying: Lock::new(None),
             watermark: AtomicU64::new(DEFAULT_WATERMARK),
             retired_bound: AtomicU64::new(DEFAULT_RETIRED_BOUND),
             clock: || 0,

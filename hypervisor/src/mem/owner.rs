@@ -42,7 +42,7 @@ pub enum Owner {
     Guest(GuestId),
     /// It left a guest's tables; walkers may still reach it, nobody else may have it yet.
     Retired,
-    /// Not memory, or memory that was not given to Sluice.
+    /// Not memory, or memory that was taken offline: nobody's, and not to be had.
     Offline,
     /// Memory that must not be used.
     Bad,

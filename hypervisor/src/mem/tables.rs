@@ -6,10 +6,10 @@
 
 use super::buddy::Content;
 use super::frame_table::{Head, Kind};
-use super::{GuestId, Memory, Order, OutOfMemory};
+use super::{GuestId, MAX_GUESTS, Memory, Order, OutOfMemory};
 use crate::addr::{Frame, PAGE_SIZE, Pa};
 use crate::arch;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use core::ptr::NonNull;
 
 /// The pool grows when it has fewer frames than this: enough for mapping the growth itself.
@@ -33,6 +33,30 @@ pub struct TableFrame {
 #[derive(Debug, PartialEq, Eq)]
 pub struct HypervisorFrame {
     frame: Frame,
+}
+
+/// Frames for root tables, that lie together.
+pub(super) struct Roots {
+    /// The number of the first; 0 before there are any.
+    first: AtomicU32,
+    /// A bit for each that is free.
+    free: AtomicU32,
+}
+
+const _: () = assert!(MAX_GUESTS == u32::BITS as usize);
+
+impl Roots {
+    pub(super) fn new() -> Self {
+        Self { first: AtomicU32::new(0), free: AtomicU32::new(0) }
+    }
+
+    fn take(&self) -> Option<Frame> {
+        let relaxed = Ordering::Relaxed;
+        let lowest = |free: u32| Some(free & free.wrapping_sub(1)).filter(|_| free != 0);
+        // Acquire: pairs with the release of whoever put it there.
+        let before = self.free.fetch_update(Ordering::Acquire, relaxed, lowest).ok()?;
+        Some(Frame::new(self.first.load(relaxed) + before.trailing_zeros()))
+    }
 }
 
 impl TableFrame {
@@ -79,11 +103,42 @@ impl Memory {
     pub fn table_frame(&self, guest: GuestId) -> Result<TableFrame, OutOfMemory> {
         self.injected_failure(Order::PAGE)?;
         let frame = self.pool_frame()?;
+        Ok(self.table_of(frame, guest))
+    }
+
+    fn table_of(&self, frame: Frame, guest: GuestId) -> TableFrame {
         self.table.at(frame).set_head(Head::of_guest(Kind::Table, Order::PAGE, guest));
         if let Some(of) = self.guests.get(guest.index()) {
             of.tables.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(TableFrame { frame, guest })
+        TableFrame { frame, guest }
+    }
+
+    /// Takes a zeroed frame for the root table of `guest`: of those that were set aside for roots, which need not move,
+    /// if there is one.
+    pub fn root_frame(&self, guest: GuestId) -> Result<TableFrame, OutOfMemory> {
+        self.injected_failure(Order::PAGE)?;
+        let Some(frame) = self.roots.take() else { return self.table_frame(guest) };
+        self.own.fetch_sub(1, Ordering::Relaxed);
+        zero(frame, Order::PAGE);
+        Ok(self.table_of(frame, guest))
+    }
+
+    /// Sets a frame of the pool aside for each guest's root table, which the hardware is told of and which so cannot
+    /// be replaced at will. Best at boot, while the pool lies where other things lie that cannot move.
+    pub fn set_roots_aside(&self) {
+        let order = Order::new(MAX_GUESTS.ilog2() as u8).unwrap_or(Order::PAGE);
+        let block = self.pool.lock().take_any(&self.table, order);
+        if let Some(first) = block {
+            for index in (0..order.frames()).rev() {
+                let frame = Frame::new(first.number() + index);
+                self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
+            }
+            self.own.fetch_add(u64::from(order.frames()), Ordering::Relaxed);
+            self.roots.first.store(first.number(), Ordering::Relaxed);
+            // Release: pairs with the acquire of `Roots::take`.
+            self.roots.free.store(u32::MAX, Ordering::Release);
+        }
     }
 
     /// Takes back a frame that was not used for a table, and is still zeroed.
@@ -91,7 +146,22 @@ impl Memory {
         if let Some(of) = self.guests.get(unused.guest.index()) {
             of.tables.fetch_sub(1, Ordering::Relaxed);
         }
-        self.pool.lock().insert(&self.table, unused.frame, Order::PAGE, Content::Clean);
+        if !self.put_back_root(unused.frame) {
+            self.pool.lock().insert(&self.table, unused.frame, Order::PAGE, Content::Clean);
+        }
+    }
+
+    /// Takes back a root table's frame, if it is one of those that were set aside.
+    fn put_back_root(&self, frame: Frame) -> bool {
+        let index = frame.number().wrapping_sub(self.roots.first.load(Ordering::Relaxed));
+        let is_root = self.roots.first.load(Ordering::Relaxed) != 0 && index < MAX_GUESTS as u32;
+        if is_root {
+            self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
+            self.own.fetch_add(1, Ordering::Relaxed);
+            // Release: pairs with the acquire of `Roots::take`.
+            self.roots.free.fetch_or(1 << index, Ordering::Release);
+        }
+        is_root
     }
 
     /// Takes a zeroed frame for the hypervisor's own use.
@@ -114,7 +184,9 @@ impl Memory {
         if cfg!(feature = "no-grace") {
             poison(frame);
         }
-        self.pool.lock().insert(&self.table, frame, Order::PAGE, Content::Dirty);
+        if !self.put_back_root(frame) {
+            self.pool.lock().insert(&self.table, frame, Order::PAGE, Content::Dirty);
+        }
     }
 
     /// Zeroes some of the pool, at most 64 KiB. Says whether there was anything to do.

@@ -96,6 +96,11 @@ impl<'s> Unlinked<'s> {
         });
     }
 
+    /// Adds the page or block of `order` at `first`, which no TLB knows: it was broken and flushed before.
+    pub(crate) fn flushed_block(&mut self, first: Pa, order: Order) {
+        push(self.memory, &mut self.frames, first, order);
+    }
+
     /// Adds a block that was broken at `at` and stays the guest's: TLBs must forget it.
     pub(crate) fn broken(&mut self, at: IpaRange) {
         self.flush.add_entry(at);

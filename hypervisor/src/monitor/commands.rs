@@ -191,6 +191,7 @@ fn memory(system: &'static System, report: &mut Report<'_>) {
     row("hypervisor", counts.hypervisor - bundle.min(counts.hypervisor));
     row("hypervisor, pool", counts.pool);
     row("bundle", bundle);
+    row("offline", counts.offline);
     row("bad", counts.bad);
     row("in hand", counts.in_hand());
     for guest in system.guests() {
@@ -298,11 +299,16 @@ fn tables(guest: &'static Guest, range: Option<IpaRange>, report: &mut Report<'_
                 let _ = attributes(bits, &mut text);
                 Value::Address(first.as_u64())
             }
+            What::Moving(first) => {
+                let _ = text.push_str("moving");
+                Value::Address(first.as_u64())
+            }
             What::Absent(mark) => {
                 let _ = text.push_str(match mark {
                     Mark::Empty => "empty",
                     Mark::Ballooned => "ballooned",
                     Mark::Unplugged => "unplugged",
+                    Mark::Poisoned => "poisoned",
                 });
                 Value::Text("-")
             }

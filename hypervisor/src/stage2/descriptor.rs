@@ -8,10 +8,13 @@
 //! | 0 | empty: populated by the first touch |
 //! | `SWFLAG_0` (55) alone | ballooned: the guest gave it up, touching it is the guest's mistake |
 //! | `SWFLAG_2` (57) alone | unplugged: there is no memory, until some is added |
+//! | both of these | poisoned: what was there is lost, touching it is an external abort |
 //! | `SWFLAG_1` (56) and a table's address | pending: a block was broken, its table comes |
+//! | `SWFLAG_3` (58) and the rest of a leaf | moving: the page or block is being copied elsewhere |
 //!
 //! *Pending* is how break-before-make looks to software: the hardware sees nothing, the walkers of
-//! Sluice go on through the table that will be there in a moment, so that they never wait for it.
+//! Sluice go on through the table that will be there in a moment, so that they never wait for it. *Moving* is the
+//! same for a leaf: the hardware sees nothing, software reads go on where the page was, see `evacuate.rs`.
 
 use crate::addr::{Ipa, PAGE_SHIFT, Pa};
 use crate::arch;
@@ -29,6 +32,7 @@ const TABLE_OR_PAGE: u64 = Stage2Attributes::TABLE_OR_PAGE.bits() as u64;
 const BALLOONED: u64 = Stage2Attributes::SWFLAG_0.bits() as u64;
 const UNPLUGGED: u64 = Stage2Attributes::SWFLAG_2.bits() as u64;
 const PENDING: u64 = Stage2Attributes::SWFLAG_1.bits() as u64;
+const MOVING: u64 = Stage2Attributes::SWFLAG_3.bits() as u64;
 
 /// The number of descriptors in a table.
 pub const ENTRIES: usize = 512;
@@ -93,6 +97,8 @@ pub enum Mark {
     Ballooned,
     /// There is no memory: touching it is an error, until some is added.
     Unplugged,
+    /// The memory failed: touching it is an error, until the guest starts anew.
+    Poisoned,
 }
 
 impl Mark {
@@ -102,6 +108,7 @@ impl Mark {
             Self::Empty => 0,
             Self::Ballooned => BALLOONED,
             Self::Unplugged => UNPLUGGED,
+            Self::Poisoned => BALLOONED | UNPLUGGED,
         }
     }
 }
@@ -113,6 +120,8 @@ pub enum Entry {
     Absent(Mark),
     /// A page or block, from its first byte.
     Leaf(Pa),
+    /// A page or block that the hardware does not see while it is being copied elsewhere: where it is still.
+    Moving(Pa),
     /// A table of the next level.
     Table(Pa),
     /// A table of the next level that the hardware does not see yet.
@@ -132,6 +141,10 @@ impl Entry {
             }
         } else if bits & PENDING != 0 {
             Self::Pending(address)
+        } else if bits & MOVING != 0 {
+            Self::Moving(address)
+        } else if bits & (BALLOONED | UNPLUGGED) == BALLOONED | UNPLUGGED {
+            Self::Absent(Mark::Poisoned)
         } else if bits & BALLOONED != 0 {
             Self::Absent(Mark::Ballooned)
         } else if bits & UNPLUGGED != 0 {
@@ -191,6 +204,21 @@ pub const fn leaf_like(model: u64, first: Pa, level: Level) -> u64 {
     (first.as_u64() & ADDRESS) | flags | page
 }
 
+/// Makes the descriptor `leaf` one that only software sees, until it is copied.
+pub const fn moving(leaf: u64) -> u64 {
+    leaf & !VALID | MOVING
+}
+
+/// Makes a leaf again of a descriptor that [`moving`] made, or of a leaf.
+pub const fn not_moving(bits: u64) -> u64 {
+    bits & !MOVING | VALID
+}
+
+/// Makes the descriptor `leaf`, which may be moving, lead to `first` instead.
+pub const fn leaf_at(leaf: u64, first: Pa) -> u64 {
+    (not_moving(leaf) & !ADDRESS) | (first.as_u64() & ADDRESS)
+}
+
 /// Makes the descriptor that points the hardware to `table`.
 pub const fn table(table: Pa) -> u64 {
     (table.as_u64() & ADDRESS) | TABLE_OR_PAGE | VALID
@@ -213,7 +241,14 @@ mod tests {
             let leaf = leaf_like(model, pa, level);
             assert_eq!(Entry::decode(leaf, level), Entry::Leaf(pa));
             assert_eq!(leaf & TABLE_OR_PAGE != 0, level == Level::Three);
-            for mark in [Mark::Empty, Mark::Ballooned, Mark::Unplugged] {
+            let moving = moving(leaf);
+            assert_eq!(Entry::decode(moving, level), Entry::Moving(pa));
+            assert_eq!(moving & VALID, 0, "the hardware must fault");
+            assert!(!is_table(moving));
+            assert_eq!(not_moving(moving), leaf);
+            let elsewhere = Pa::new(0x40_8000_0000);
+            assert_eq!(leaf_at(moving, elsewhere), leaf_like(model, elsewhere, level));
+            for mark in [Mark::Empty, Mark::Ballooned, Mark::Unplugged, Mark::Poisoned] {
                 assert_eq!(Entry::decode(mark.bits(), level), Entry::Absent(mark));
                 assert_eq!(mark.bits() & 3, 0, "the hardware must fault");
             }

@@ -16,6 +16,8 @@ pub enum What {
         /// The attributes of every entry of the run.
         attributes: Stage2Attributes,
     },
+    /// Being copied elsewhere, from consecutive memory from this byte on. The hardware does not see it.
+    Moving(Pa),
     /// Not mapped.
     Absent(Mark),
 }
@@ -70,6 +72,7 @@ impl Space<'_> {
 /// Describes the entry at `place`, of which `at` is the first address that is asked for.
 fn entry(place: &Place<'_>, at: Ipa, end: Ipa) -> Run {
     let what = match place.leaf(at) {
+        Ok(leaf) if leaf.is_moving() => What::Moving(leaf.pa()),
         Ok(leaf) => What::Mapped { first: leaf.pa(), attributes: attributes(place.bits) },
         Err(absent) => What::Absent(absent.mark),
     };
@@ -85,6 +88,10 @@ impl Run {
             ) => {
                 let length = self.range.end.as_u64() - self.range.start.as_u64();
                 attributes == next_attributes && first.checked_add(length) == Some(next_first)
+            }
+            (What::Moving(first), What::Moving(next_first)) => {
+                first.checked_add(self.range.end.as_u64() - self.range.start.as_u64())
+                    == Some(next_first)
             }
             (What::Absent(mark), What::Absent(next)) => mark == next,
             _ => false,

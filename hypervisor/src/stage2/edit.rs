@@ -19,14 +19,14 @@ use super::descriptor::{self, ENTRIES, Entry, Level, Mark};
 use super::regime::STOCK;
 use super::space::{Space, Writer};
 use super::walk::{Place, Table};
-use crate::addr::{Frame, Ipa, PAGE_SIZE};
+use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Guard, Ordering, fence};
 use crate::tally::{Event, count};
 
 /// Writes a descriptor. Release: pairs with the acquire of a walk.
-fn write(slot: &AtomicU64, bits: u64) {
+pub(super) fn write(slot: &AtomicU64, bits: u64) {
     count(Event::Write, 1);
     slot.store(bits, Ordering::Release);
 }
@@ -206,7 +206,9 @@ impl<'s, 'm> Edit<'s, 'm> {
         let range = place.covers(ipa);
         match place.entry() {
             Entry::Absent(_) => {}
-            Entry::Leaf(first) => self.unlinked.block(first, place.level().order(), range),
+            Entry::Leaf(first) | Entry::Moving(first) => {
+                self.unlinked.block(first, place.level().order(), range)
+            }
             Entry::Table(_) | Entry::Pending(_) => {
                 if let Some(table) = place.table.below(place.entry()) {
                     self.unlinked.tree(table.pa(), table.level(), range);
@@ -215,15 +217,18 @@ impl<'s, 'm> Edit<'s, 'm> {
         }
     }
 
-    /// Breaks the block at `place` into a pending table of its parts, which is returned.
+    /// Breaks the block at `place` into a pending table of its parts, which is returned. Where the block is being
+    /// moved, that has come to nothing.
     pub(super) fn split(&mut self, place: &Place<'s>, ipa: Ipa) -> Option<Table<'s>> {
-        let (Entry::Leaf(first), Some(level)) = (place.entry(), place.level().below()) else {
+        let (Entry::Leaf(first) | Entry::Moving(first), Some(level)) =
+            (place.entry(), place.level().below())
+        else {
             return None;
         };
         let table = self.writing.writer.stock().take();
         let entry = Entry::Pending(table);
         let parts = place.table.below(entry)?;
-        let mut bits = descriptor::leaf_like(place.bits, first, level);
+        let mut bits = descriptor::leaf_like(descriptor::not_moving(place.bits), first, level);
         count(Event::Write, ENTRIES as u64);
         for part in parts.slots() {
             // Relaxed: the release below publishes them all.
@@ -298,6 +303,34 @@ impl<'s, 'm> Edit<'s, 'm> {
         self.unlinked.full_table(table.pa(), place.covers(ipa));
         self.publish_later(place.slot, descriptor::leaf_like(page, first, Level::Two));
         true
+    }
+
+    /// Has the TLBs forget what `place`, the entry of `ipa`, said; its frames stay the guest's.
+    pub(super) fn break_later(&mut self, place: &Place<'s>, ipa: Ipa) {
+        self.unlinked.broken(place.covers(ipa));
+    }
+
+    /// Retires the block of `order` at `first`, which no TLB knows any more and no entry leads to.
+    pub(super) fn moved_away(&mut self, first: Pa, order: Order) {
+        self.unlinked.flushed_block(first, order);
+    }
+
+    /// Puts a copy elsewhere in the place of the table that `place`, the entry of `ipa`, leads to. The hardware sees
+    /// it after [`Edit::finish`].
+    pub(super) fn replace_table(&mut self, place: &Place<'s>, ipa: Ipa) {
+        let Some(old) = place.table.below(place.entry()) else { return };
+        let new = self.writing.writer.stock().take();
+        let Some(copy) = place.table.below(Entry::Pending(new)) else { return };
+        for (to, from) in copy.slots().iter().zip(old.slots()) {
+            // Relaxed: the release below publishes them all.
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        count(Event::Write, ENTRIES as u64);
+        // Walkers go on in the copy.
+        write(place.slot, descriptor::pending(new));
+        self.last = None;
+        self.unlinked.full_table(old.pa(), place.covers(ipa));
+        self.publish_later(place.slot, descriptor::table(new));
     }
 
     /// Flushes what was removed or broken, shows the pending tables to the hardware and ends the

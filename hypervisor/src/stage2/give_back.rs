@@ -62,6 +62,7 @@ impl<'s> Edit<'s, '_> {
             }
             Entry::Absent(Mark::Empty) => Was::Empty,
             Entry::Absent(Mark::Unplugged) => Was::Unplugged,
+            // What is poisoned stays so.
             _ => Was::Mapped,
         }
     }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "copies between a window and a slice")]
 
 use super::descriptor::Mark;
-use super::populate::PopulateError;
+use super::populate::{PopulateError, Populated};
 use super::space::Space;
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::arch;
@@ -63,9 +63,10 @@ impl Space<'_> {
             let mut attempts = 0;
             while !self.write_in_page(at, part, seen) {
                 attempts += 1;
-                let populated = self.populate(at, Order::BLOCK_2M);
-                if let Err(cause) = populated {
-                    return Err(AccessError { ipa: at, cause });
+                match self.populate(at, Order::BLOCK_2M) {
+                    Ok(Populated::Moving) => self.stay(at),
+                    Ok(_) => {}
+                    Err(cause) => return Err(AccessError { ipa: at, cause }),
                 }
                 if attempts == ATTEMPTS {
                     // The guest takes the page away as fast as it comes: as if it were not there.
@@ -98,12 +99,12 @@ impl Space<'_> {
         true
     }
 
-    /// Writes within one page, if it is mapped.
+    /// Writes within one page, if it is mapped and stays where it is: what is written to a page that is being copied
+    /// would be lost. The copying begins when this pin has gone.
     fn write_in_page(&self, ipa: Ipa, part: &[u8], seen: Seen) -> bool {
         let pin = self.memory.pin();
-        let Some(frame) = self.translate(&pin, ipa).ok().and_then(|leaf| leaf.frame()) else {
-            return false;
-        };
+        let leaf = self.translate(&pin, ipa).ok().filter(|leaf| !leaf.is_moving());
+        let Some(frame) = leaf.and_then(|leaf| leaf.frame()) else { return false };
         arch::window::with_frames(frame, Order::PAGE, |page| {
             // SAFETY: as in `read_in_page`, the other way round.
             unsafe {
@@ -125,6 +126,7 @@ impl Space<'_> {
         match self.translate(&self.memory.pin(), ipa) {
             Err(absent) if absent.mark == Mark::Ballooned => Some(PopulateError::Ballooned),
             Err(absent) if absent.mark == Mark::Unplugged => Some(PopulateError::Unplugged),
+            Err(absent) if absent.mark == Mark::Poisoned => Some(PopulateError::Poisoned),
             _ => None,
         }
     }

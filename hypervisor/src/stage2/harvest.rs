@@ -84,7 +84,7 @@ impl Harvest {
             read += 1;
             match Entry::decode(bits, table.level()) {
                 Entry::Absent(_) => {}
-                Entry::Leaf(first) => give(first, table.level().order()),
+                Entry::Leaf(first) | Entry::Moving(first) => give(first, table.level().order()),
                 entry @ (Entry::Table(_) | Entry::Pending(_)) => {
                     if let Some(below) = table.below(entry)
                         && let Some(place) = self.path.get_mut(depth + 1)

@@ -16,6 +16,8 @@ pub enum Populated {
     Already,
     /// A piece of memory was zeroed for it; the access can be tried again, and faults again.
     Later,
+    /// It is being moved to other frames; the access can be tried again, when others have run.
+    Moving,
 }
 
 /// Why an address cannot be populated.
@@ -27,6 +29,8 @@ pub enum PopulateError {
     Ballooned,
     /// There is no memory at this address now.
     Unplugged,
+    /// The memory that was there has failed.
+    Poisoned,
     /// There is no frame left for it, or none for a table.
     OutOfMemory,
 }
@@ -35,6 +39,14 @@ impl From<OutOfMemory> for PopulateError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
     }
+}
+
+/// What is at an address that is to be populated.
+enum Found {
+    /// Nothing, by an entry of this level.
+    Absent(Level),
+    Mapped,
+    Moving,
 }
 
 impl Space<'_> {
@@ -48,7 +60,11 @@ impl Space<'_> {
         if !self.covers(ipa) {
             return Err(PopulateError::Outside);
         }
-        let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
+        let level = match self.absent_level(ipa)? {
+            Found::Absent(level) => level,
+            Found::Mapped => return Ok(Populated::Already),
+            Found::Moving => return Ok(Populated::Moving),
+        };
         let mut block = self.allocate(self.largest_fit(ipa, level, largest))?;
         loop {
             if let Some(done) = self.commit(ipa, block) {
@@ -65,7 +81,11 @@ impl Space<'_> {
         if !self.covers(ipa) {
             return Err(PopulateError::Outside);
         }
-        let Some(level) = self.absent_level(ipa)? else { return Ok(Populated::Already) };
+        let level = match self.absent_level(ipa)? {
+            Found::Absent(level) => level,
+            Found::Mapped => return Ok(Populated::Already),
+            Found::Moving => return Ok(Populated::Moving),
+        };
         let fit = self.largest_fit(ipa, level, Order::BLOCK_2M);
         let ready = self.memory.allocate_ready(fit);
         let mut block = match ready {
@@ -83,19 +103,21 @@ impl Space<'_> {
         }
     }
 
-    /// Returns the level at which `ipa` is absent and may be populated; `None` where it is mapped.
-    fn absent_level(&self, ipa: Ipa) -> Result<Option<Level>, PopulateError> {
+    /// Finds out whether `ipa` may be populated.
+    fn absent_level(&self, ipa: Ipa) -> Result<Found, PopulateError> {
         let pin = self.memory.pin();
         let place = self.root(&pin).find(ipa);
         match place.leaf(ipa) {
+            Ok(leaf) if leaf.is_moving() => Ok(Found::Moving),
             Ok(_) => {
                 accessed::note(&place);
-                Ok(None)
+                Ok(Found::Mapped)
             }
             Err(absent) => match absent.mark {
-                Mark::Empty => Ok(Some(absent.level)),
+                Mark::Empty => Ok(Found::Absent(absent.level)),
                 Mark::Ballooned => Err(PopulateError::Ballooned),
                 Mark::Unplugged => Err(PopulateError::Unplugged),
+                Mark::Poisoned => Err(PopulateError::Poisoned),
             },
         }
     }
@@ -143,6 +165,7 @@ impl Space<'_> {
             }
             Entry::Absent(Mark::Ballooned) => Some(Err(PopulateError::Ballooned)),
             Entry::Absent(Mark::Unplugged) => Some(Err(PopulateError::Unplugged)),
+            Entry::Absent(Mark::Poisoned) => Some(Err(PopulateError::Poisoned)),
             _ => Some(Ok(Populated::Already)),
         };
         self.memory.give_back(block);

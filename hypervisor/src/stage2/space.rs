@@ -4,7 +4,7 @@ use super::descriptor::{Level, Mark, attributes, guest_attributes};
 use super::regime::{GuestStage2, Tables};
 use super::vmid::Vmid;
 use super::walk::{Absent, Leaf, Table};
-use crate::addr::{Ipa, IpaRange, Pa};
+use crate::addr::{Frame, Ipa, IpaRange, Pa};
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Lock, Ordering, fence};
@@ -117,7 +117,7 @@ impl<'m> Space<'m> {
         }
         let extent = if hotplug.is_empty() { ram.clone() } else { ram.start..hotplug.end };
         let stock = Tables::new(memory);
-        stock.put(memory.table_frame(guest)?);
+        stock.put(memory.root_frame(guest)?);
         let tables = RootTable::new(stock, Level::One as usize, GuestStage2);
         let root = Pa::new(tables.to_physical().0 as u64);
         let space = Self {
@@ -172,6 +172,11 @@ impl<'m> Space<'m> {
     #[inline]
     pub const fn vttbr(&self) -> u64 {
         self.root.as_u64() | self.vmid.in_vttbr()
+    }
+
+    /// Says whether `frame` is the root table.
+    pub fn is_root(&self, frame: Frame) -> bool {
+        self.root == frame.pa()
     }
 
     /// Finds what `ipa` is mapped to. Takes no lock and waits for nobody.

@@ -190,8 +190,8 @@ pub(super) struct Plan {
 fn tables_for_page(root: Table<'_>, ipa: Ipa, mark: Mark) -> usize {
     let place = root.find(ipa);
     let nothing_to_do = match place.entry() {
-        Entry::Absent(now) => now == mark || now == Mark::Unplugged,
-        Entry::Leaf(_) => mark == Mark::Empty,
+        Entry::Absent(now) => now == mark || matches!(now, Mark::Unplugged | Mark::Poisoned),
+        Entry::Leaf(_) | Entry::Moving(_) => mark == Mark::Empty,
         Entry::Table(_) | Entry::Pending(_) => true,
     };
     if nothing_to_do { 0 } else { Level::Three as usize - place.level() as usize }
@@ -250,7 +250,9 @@ impl Leave {
     fn takes_whole(self, table: Table<'_>) -> bool {
         let marked = |slot: &AtomicU64| {
             let bits = slot.load(Ordering::Relaxed);
-            bits == Mark::Ballooned.bits() || bits == Mark::Unplugged.bits()
+            [Mark::Ballooned, Mark::Unplugged, Mark::Poisoned]
+                .iter()
+                .any(|mark| mark.bits() == bits)
         };
         match self {
             Self::Mark(_) => true,
@@ -274,6 +276,8 @@ impl<'s> Edit<'s, '_> {
         match place.entry() {
             Entry::Absent(Mark::Ballooned) => Was::Ballooned,
             Entry::Absent(Mark::Unplugged) => Was::Unplugged,
+            // It stays poisoned, whoever gives it up.
+            Entry::Absent(Mark::Poisoned) => Was::Ballooned,
             Entry::Absent(Mark::Empty) if place.level() < Level::Three => {
                 self.mark(ipa, Order::PAGE, Mark::Ballooned);
                 Was::Empty
@@ -315,7 +319,7 @@ impl<'s> Edit<'s, '_> {
                     self.unlink(&place, at, leave.mark());
                     *left = left.saturating_sub(REMOVAL);
                 }
-                Entry::Leaf(_) => _ = self.split(&place, at),
+                Entry::Leaf(_) | Entry::Moving(_) => _ = self.split(&place, at),
                 Entry::Absent(_) => self.mark(at, largest_within(&part), leave.mark()),
                 Entry::Table(_) | Entry::Pending(_) => {}
             }
@@ -335,10 +339,11 @@ impl<'s> Edit<'s, '_> {
     }
 
     /// Splits blocks until nothing larger than a page maps `ipa`; returns its entry.
-    fn split_down_to(&mut self, ipa: Ipa) -> Place<'s> {
+    pub(super) fn split_down_to(&mut self, ipa: Ipa) -> Place<'s> {
         loop {
             let place = self.find(ipa);
-            let too_large = matches!(place.entry(), Entry::Leaf(_)) && place.level() < Level::Three;
+            let mapped = matches!(place.entry(), Entry::Leaf(_) | Entry::Moving(_));
+            let too_large = mapped && place.level() < Level::Three;
             if !too_large || self.split(&place, ipa).is_none() {
                 return place;
             }

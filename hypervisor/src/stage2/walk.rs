@@ -70,7 +70,7 @@ impl<'p> Table<'p> {
                 // it and cannot be reused before its end.
                 Some(unsafe { Table::new(pa, level) })
             }
-            Entry::Absent(_) | Entry::Leaf(_) => None,
+            Entry::Absent(_) | Entry::Leaf(_) | Entry::Moving(_) => None,
         }
     }
 
@@ -143,7 +143,7 @@ impl<'p> Place<'p> {
     pub(crate) fn leaf(&self, ipa: Ipa) -> Result<Leaf<'p>, Absent> {
         let level = self.table.level;
         match self.entry() {
-            Entry::Leaf(first) => {
+            Entry::Leaf(first) | Entry::Moving(first) => {
                 Ok(Leaf { first, level, bits: self.bits, ipa, _pin: PhantomData })
             }
             Entry::Absent(mark) => Err(Absent { mark, level }),
@@ -188,6 +188,11 @@ impl Leaf<'_> {
     /// Returns the level of the descriptor, 1 to 3.
     pub const fn level(&self) -> Level {
         self.level
+    }
+
+    /// Says whether it is being copied elsewhere: what is written there now may be lost.
+    pub const fn is_moving(&self) -> bool {
+        matches!(Entry::decode(self.bits, self.level), Entry::Moving(_))
     }
 
     /// Returns the descriptor.

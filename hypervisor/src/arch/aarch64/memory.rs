@@ -97,3 +97,76 @@ pub unsafe fn clean_to_poc(start: NonNull<u8>, bytes: usize) {
     }
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
 }
+
+/// Copies `bytes` bytes, whole pages, from `from` to `to`, as a guest with its caches off has left them and will see
+/// them.
+///
+/// # Safety
+///
+/// The bytes are valid, those at `to` are nobody else's, and nobody writes to those at `from`.
+pub unsafe fn copy(to: NonNull<u8>, from: NonNull<u8>, bytes: usize) {
+    // With FEAT_S2FWB a guest's accesses are coherent whatever it does.
+    if !super::features().s2fwb {
+        // What the guest wrote past the caches lies below lines that may be cached.
+        // SAFETY: the caller's promise; nobody writes there, so no line is dirty by another's doing.
+        unsafe { clean_and_invalidate(from, bytes) };
+    }
+    let (mut read, mut write) = (from.as_ptr(), to.as_ptr());
+    let end = write.addr() + bytes;
+    while write.addr() < end {
+        // SAFETY: the caller's promise, of whole pages.
+        unsafe {
+            asm!(
+                "ldp {a}, {b}, [{read}]",
+                "ldp {c}, {d}, [{read}, 16]",
+                "ldp {e}, {f}, [{read}, 32]",
+                "ldp {g}, {h}, [{read}, 48]",
+                "stp {a}, {b}, [{write}]",
+                "stp {c}, {d}, [{write}, 16]",
+                "stp {e}, {f}, [{write}, 32]",
+                "stp {g}, {h}, [{write}, 48]",
+                "add {read}, {read}, 64",
+                "add {write}, {write}, 64",
+                read = inout(reg) read,
+                write = inout(reg) write,
+                a = out(reg) _,
+                b = out(reg) _,
+                c = out(reg) _,
+                d = out(reg) _,
+                e = out(reg) _,
+                f = out(reg) _,
+                g = out(reg) _,
+                h = out(reg) _,
+                options(nostack, preserves_flags)
+            );
+        }
+    }
+    // For a guest with its caches off, and for instruction fetches.
+    // SAFETY: the caller's promise.
+    unsafe { clean_to_poc(to, bytes) };
+}
+
+/// Lets what was copied be executed: instruction caches forget what was at the new frames before.
+pub fn finish_copies() {
+    // SAFETY: invalidating instruction caches only costs fetches; the copies were written before.
+    unsafe {
+        asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags));
+    }
+}
+
+/// Cleans and invalidates the data cache to the point of coherency for `bytes` bytes from `start`.
+///
+/// # Safety
+///
+/// The bytes are mapped.
+unsafe fn clean_and_invalidate(start: NonNull<u8>, bytes: usize) {
+    let line = super::features().cache_line as usize;
+    let mut at = start.as_ptr().addr() & !(line - 1);
+    let end = start.as_ptr().addr() + bytes;
+    while at < end {
+        // SAFETY: the caller's promise; what is dirty is written back first.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += line;
+    }
+    aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
+}

@@ -79,3 +79,16 @@ pub unsafe fn zero(start: NonNull<u8>, bytes: usize) {
 ///
 /// The bytes are mapped.
 pub unsafe fn clean_to_poc(_start: NonNull<u8>, _bytes: usize) {}
+
+/// Copies `bytes` bytes from `from` to `to`, as a guest with its caches off has left them and will see them.
+///
+/// # Safety
+///
+/// The bytes are valid, those at `to` are nobody else's, and nobody writes to those at `from`.
+pub unsafe fn copy(to: NonNull<u8>, from: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), bytes) }
+}
+
+/// Lets what was copied be executed.
+pub fn finish_copies() {}

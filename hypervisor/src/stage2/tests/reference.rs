@@ -209,6 +209,7 @@ impl Test {
                     Page::Absent(Mark::Empty) => 1,
                     Page::Absent(Mark::Ballooned) => 2,
                     Page::Absent(Mark::Unplugged) => 3,
+                    Page::Absent(Mark::Poisoned) => 2,
                 }] += 1;
             }
             assert_eq!([done.taken, done.marked, done.repeated, done.outside], expected);

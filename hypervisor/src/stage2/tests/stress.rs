@@ -61,7 +61,7 @@ fn touch(space: &Space<'_>, ipa: Ipa) {
     if touched.is_none() {
         match space.populate(ipa, Order::BLOCK_2M) {
             Ok(_) | Err(PopulateError::Ballooned | PopulateError::OutOfMemory) => {}
-            Err(PopulateError::Outside | PopulateError::Unplugged) => panic!("{ipa} is RAM"),
+            Err(error) => panic!("{ipa} is RAM: {error:?}"),
         }
     }
 }
