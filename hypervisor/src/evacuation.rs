@@ -9,12 +9,12 @@
 //!    What is on its way (retired, in somebody's hand, moving) is met again by the next sweep. Sweeps end when one
 //!    has found nothing but what is withheld.
 //! 4. *Tables* of guests that lie in the range are replaced, after each sweep that met some.
-//! 5. *Settle*: the range is offline, or bad.
+//! 5. *End*: the range is offline, or bad.
 //!
 //! Cancelled, or short of memory, all that is withheld is free again; what was moved stays where it is now.
 
 use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa, PaRange};
-use crate::mem::{Cover, Emptying, GuestId, IsolateError, Isolated, Memory, Order, Owner, Use};
+use crate::mem::{Cover, GuestId, IsolateError, Isolated, Memory, Order, Owner, Use};
 use crate::stage2::{BATCH, Move, MoveError, Space};
 
 /// How many records of the frame table a step looks at.
@@ -81,14 +81,33 @@ pub enum Progress {
     Refused(Refusal),
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one, and nothing is allocated on the way")]
 enum Phase {
-    Survey { at: u32, used: u64, free: u64 },
+    Survey {
+        at: u32,
+        used: u64,
+        free: u64,
+    },
     Carve(Isolated),
-    Sweep { isolated: Isolated, at: u32, clean: bool, tables: u32 },
-    Copy { isolated: Isolated, moving: Move, at: u32, tables: u32 },
-    Tables { isolated: Isolated, guests: u32, from: Ipa },
-    Settle(Isolated),
-    Release(Isolated, Refusal),
+    Sweep {
+        isolated: Isolated,
+        at: u32,
+        clean: bool,
+        tables: u32,
+    },
+    Copy {
+        isolated: Isolated,
+        moving: Move,
+        at: u32,
+        tables: u32,
+    },
+    Tables {
+        isolated: Isolated,
+        guests: u32,
+        from: Ipa,
+    },
+    /// What was withheld becomes what it is to be, by others' doing as well.
+    Ending(Progress),
     Over(Progress),
 }
 
@@ -133,15 +152,11 @@ impl Evacuation {
             Phase::Copy { isolated, moving, at, tables } => {
                 self.copy(memory, spaces, isolated, moving, at, tables)
             }
-            Phase::Tables { isolated, guests, from } => self.tables(spaces, isolated, guests, from),
-            Phase::Settle(isolated) => match memory.settle_some(isolated, self.purpose) {
-                Emptying::More(isolated) => Phase::Settle(isolated),
-                Emptying::Done => Phase::Over(Progress::Emptied),
-            },
-            Phase::Release(isolated, why) => match memory.release_some(isolated) {
-                Emptying::More(isolated) => Phase::Release(isolated, why),
-                Emptying::Done => Phase::Over(Progress::Refused(why)),
-            },
+            Phase::Tables { isolated, guests, from } => {
+                self.tables(memory, spaces, isolated, guests, from)
+            }
+            Phase::Ending(end) if memory.end_step() => Phase::Ending(end),
+            Phase::Ending(end) => Phase::Over(end),
             over @ Phase::Over(_) => over,
         };
         match &self.phase {
@@ -150,18 +165,18 @@ impl Evacuation {
         }
     }
 
-    /// Gives up: the steps that follow free what is withheld, and end with [`Refusal::Cancelled`]. Too late where all
-    /// is withheld and about to be offline.
+    /// Gives up: what is withheld becomes free in the background, as the steps that follow show; they end with
+    /// [`Refusal::Cancelled`]. Too late where all is withheld, and about to be offline.
     pub fn cancel(&mut self, memory: &Memory, spaces: &dyn Spaces) {
         let phase = core::mem::replace(&mut self.phase, Phase::Over(Progress::Working));
         self.phase = match phase {
             Phase::Survey { .. } => Phase::Over(Progress::Refused(Refusal::Cancelled)),
             Phase::Carve(isolated)
             | Phase::Sweep { isolated, .. }
-            | Phase::Tables { isolated, .. } => Phase::Release(isolated, Refusal::Cancelled),
+            | Phase::Tables { isolated, .. } => release(memory, isolated, Refusal::Cancelled),
             Phase::Copy { isolated, moving, .. } => {
                 with_moving(memory, spaces, moving, |space, moving| space.cancel_move(moving));
-                Phase::Release(isolated, Refusal::Cancelled)
+                release(memory, isolated, Refusal::Cancelled)
             }
             other => other,
         };
@@ -241,7 +256,10 @@ impl Evacuation {
             self.done.swept = u64::from(at.min(self.end()) - self.first());
             if at >= self.end() {
                 return match (clean, tables) {
-                    (true, _) => Phase::Settle(isolated),
+                    (true, _) => {
+                        memory.settle(isolated, self.purpose);
+                        Phase::Ending(Progress::Emptied)
+                    }
                     (false, 0) => {
                         // What was in somebody's hand may have been freed before the range was isolated.
                         memory.carve_again(&mut isolated);
@@ -258,12 +276,12 @@ impl Evacuation {
                     return self.take(memory, spaces, isolated, &cover, guest, at, tables);
                 }
                 Owner::Table(guest) if is_root(spaces, guest, cover.head) => {
-                    return Phase::Release(isolated, Refusal::Root(guest, cover.head.pa()));
+                    return release(memory, isolated, Refusal::Root(guest, cover.head.pa()));
                 }
                 Owner::Table(guest) => (clean, tables) = (false, tables | 1 << guest.index()),
                 Owner::Hypervisor if !memory.is_in_pool(cover.head) => {
                     let end = Frame::new(end_of(&cover)).pa();
-                    return Phase::Release(isolated, Refusal::Fixed(cover.head.pa()..end));
+                    return release(memory, isolated, Refusal::Fixed(cover.head.pa()..end));
                 }
                 Owner::Free | Owner::Hypervisor | Owner::Retired => clean = false,
             }
@@ -291,7 +309,7 @@ impl Evacuation {
             Some(Begun::Short) => {
                 let free = memory.counts().free() * PAGE_SIZE;
                 let needed = PAGE_SIZE << cover.order.get();
-                Phase::Release(isolated, Refusal::NoRoom { needed, free })
+                release(memory, isolated, Refusal::NoRoom { needed, free })
             }
             // It is on its way, or its guest is.
             Some(Begun::Later) | None => {
@@ -375,7 +393,14 @@ impl Evacuation {
         Phase::Sweep { isolated, at, clean: false, tables }
     }
 
-    fn tables(&mut self, spaces: &dyn Spaces, isolated: Isolated, guests: u32, from: Ipa) -> Phase {
+    fn tables(
+        &mut self,
+        memory: &Memory,
+        spaces: &dyn Spaces,
+        isolated: Isolated,
+        guests: u32,
+        from: Ipa,
+    ) -> Phase {
         let number = guests.trailing_zeros() as usize;
         let mut next = None;
         let mut short = false;
@@ -390,7 +415,7 @@ impl Evacuation {
             });
         }
         if short {
-            return Phase::Release(isolated, Refusal::NoRoom { needed: PAGE_SIZE, free: 0 });
+            return release(memory, isolated, Refusal::NoRoom { needed: PAGE_SIZE, free: 0 });
         }
         match (next, guests & guests.wrapping_sub(1)) {
             (Some(from), _) => Phase::Tables { isolated, guests, from },
@@ -400,6 +425,7 @@ impl Evacuation {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, on the stack")]
 enum Begun {
     Moving(Move),
     /// It is smaller now.
@@ -408,6 +434,12 @@ enum Begun {
     Later,
     /// There is no memory to move it to.
     Short,
+}
+
+/// Gives up.
+fn release(memory: &Memory, isolated: Isolated, why: Refusal) -> Phase {
+    memory.release(isolated);
+    Phase::Ending(Progress::Refused(why))
 }
 
 fn is_root(spaces: &dyn Spaces, guest: GuestId, frame: Frame) -> bool {

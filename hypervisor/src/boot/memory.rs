@@ -183,11 +183,15 @@ impl Plan {
     }
 
     fn claim(&self, memory: &Memory) -> Result<(), RangeError> {
-        memory.claim_hypervisor(self.taken.clone())?;
+        memory.claim_named(self.taken.clone(), "frame table, EL2's tables, root tables")?;
         memory.claim_table_chunk(self.pool.clone())?;
         memory.set_roots_aside();
-        for range in self.own.iter().chain(&self.bundle) {
-            self.claim_inside(range, &|part| memory.claim_hypervisor(part))?;
+        let names = ["image, heap and stacks", "device tree"];
+        for (range, name) in self.own.iter().zip(names) {
+            self.claim_inside(range, &|part| memory.claim_named(part, name))?;
+        }
+        if let Some(range) = &self.bundle {
+            self.claim_inside(range, &|part| memory.claim_named(part, "bundle"))?;
         }
         for range in &self.reserved {
             self.claim_inside(range, &|part| memory.claim_bad(part))?;

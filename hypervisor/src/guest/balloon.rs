@@ -18,7 +18,9 @@ pub struct DeviceView<'a>(pub &'a Space<'static>);
 
 fn fault(error: AccessError) -> MemoryFault {
     let reason = match error.cause {
-        PopulateError::Outside | PopulateError::Unplugged => MemoryFaultReason::Outside,
+        PopulateError::Outside | PopulateError::Unplugged | PopulateError::Poisoned => {
+            MemoryFaultReason::Outside
+        }
         PopulateError::Ballooned => MemoryFaultReason::GivenAway,
         PopulateError::OutOfMemory => MemoryFaultReason::OutOfMemory,
     };

@@ -23,17 +23,22 @@ pub enum RangeError {
 /// What has been claimed or added, so that nothing is added twice.
 pub(super) struct Ranges {
     ranges: [(u64, u64); MAX_RANGES],
+    /// What each is.
+    names: [&'static str; MAX_RANGES],
     count: usize,
 }
 
 impl Ranges {
     pub(super) const fn new() -> Self {
-        Self { ranges: [(0, 0); MAX_RANGES], count: 0 }
+        Self { ranges: [(0, 0); MAX_RANGES], names: [""; MAX_RANGES], count: 0 }
     }
 
-    fn push(&mut self, start: u64, end: u64) -> Result<(), RangeError> {
+    fn push(&mut self, start: u64, end: u64, name: &'static str) -> Result<(), RangeError> {
         let slot = self.ranges.get_mut(self.count).ok_or(RangeError::TooMany)?;
         *slot = (start, end);
+        if let Some(slot) = self.names.get_mut(self.count) {
+            *slot = name;
+        }
         self.count += 1;
         Ok(())
     }
@@ -61,21 +66,34 @@ impl Memory {
     /// Claims `range` for the hypervisor: its image, its stacks, its frame table, what the loader
     /// left. To be called before [`Memory::add_free`] for memory around it.
     pub fn claim_hypervisor(&self, range: PaRange) -> Result<(), RangeError> {
-        self.claim(&range, Kind::Hypervisor)?;
+        self.claim_named(range, "the hypervisor's own")
+    }
+
+    /// Claims `range` as [`Memory::claim_hypervisor`] does, and says what it is for.
+    pub fn claim_named(&self, range: PaRange, name: &'static str) -> Result<(), RangeError> {
+        self.claim(&range, Kind::Hypervisor, name)?;
         self.own.fetch_add(range.end.page() - range.start.page(), Ordering::Relaxed);
         Ok(())
     }
 
+    /// Returns what `frame` was claimed for; nothing where it was not.
+    pub fn name_of(&self, frame: Frame) -> &'static str {
+        let page = u64::from(frame.number());
+        let known = self.known.lock();
+        let mut all = known.all().iter().zip(&known.names);
+        all.find(|((start, end), _)| (*start..*end).contains(&page)).map_or("", |(_, name)| name)
+    }
+
     /// Claims `range` as memory that must not be used.
     pub fn claim_bad(&self, range: PaRange) -> Result<(), RangeError> {
-        self.claim(&range, Kind::Bad)?;
+        self.claim(&range, Kind::Bad, "")?;
         self.bad.fetch_add(range.end.page() - range.start.page(), Ordering::Relaxed);
         Ok(())
     }
 
     /// Claims `range` as memory that is offline from the start, until it is brought [online](Memory::online_some).
     pub fn claim_offline(&self, range: PaRange) -> Result<(), RangeError> {
-        self.claim(&range, Kind::Offline)?;
+        self.claim(&range, Kind::Offline, "")?;
         self.offline.fetch_add(range.end.page() - range.start.page(), Ordering::Relaxed);
         Ok(())
     }
@@ -88,7 +106,7 @@ impl Memory {
         let end = range.end.page();
         let mut from = range.start.page();
         while let Some((start, to)) = known.gap(from, end) {
-            known.push(start, to)?;
+            known.push(start, to, "")?;
             for (first, order) in blocks(&(Pa::from_page(start)..Pa::from_page(to)), Order::MAX) {
                 self.free.lock().insert(&self.table, first, order, Content::Dirty);
             }
@@ -144,14 +162,14 @@ impl Memory {
         }
     }
 
-    fn claim(&self, range: &PaRange, kind: Kind) -> Result<(), RangeError> {
+    fn claim(&self, range: &PaRange, kind: Kind, name: &'static str) -> Result<(), RangeError> {
         self.check(range)?;
         let (start, end) = (range.start.page(), range.end.page());
         let mut known = self.known.lock();
         if known.overlaps(start, end) {
             return Err(RangeError::Claimed(range.clone()));
         }
-        known.push(start, end)?;
+        known.push(start, end, name)?;
         for (first, order) in blocks(range, Order::MAX) {
             self.table.at(first).set_head(Head::new(kind, order));
         }

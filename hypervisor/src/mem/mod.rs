@@ -43,7 +43,7 @@ pub use boot::{MAX_RANGES, RangeError};
 pub use chain::Chain;
 pub use counts::{Counts, GuestCounts};
 pub use frame_table::{Cover, Covers, FrameTable, LayoutError, MAX_REGIONS, Record};
-pub use offline::{Emptying, IsolateError, Isolated, OnlineError, Unclean, Use};
+pub use offline::{IsolateError, Isolated, OnlineError, Unclean, Use};
 pub use order::Order;
 pub use owner::{GuestId, MAX_GUESTS, Owner};
 pub use retire::{GracePeriod, POISON, RetiredCounts, Waiting};
@@ -51,7 +51,7 @@ pub use tables::{HypervisorFrame, TableFrame};
 #[cfg(not(loom))]
 pub use teardown::{Flushed, Retiring, Unlinked};
 
-use crate::addr::{Frame, PAGE_SIZE, PaRange};
+use crate::addr::{Frame, PAGE_SIZE};
 use crate::arch;
 use crate::epoch::{self, Epoch};
 use crate::sync::{AtomicBool, AtomicU64, Lock, Ordering};
@@ -81,8 +81,8 @@ pub struct Memory {
     /// What is offline, without what is isolated.
     offline: AtomicU64,
     total: AtomicU64,
-    /// The range that is being emptied; before the locks of the free lists and of the pool.
-    emptying: Lock<Option<PaRange>>,
+    /// What is being emptied; its lock before the locks of the free lists and of the pool.
+    emptying: Lock<offline::Emptying>,
     watermark: AtomicU64,
     retired_bound: AtomicU64,
     clock: fn() -> u64,
@@ -139,7 +139,7 @@ impl Memory {
             bad: AtomicU64::new(0),
             offline: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            emptying: Lock::new(None),
+            emptying: Lock::new(offline::Emptying::Nothing),
             watermark: AtomicU64::new(DEFAULT_WATERMARK),
             retired_bound: AtomicU64::new(DEFAULT_RETIRED_BOUND),
             clock: || 0,

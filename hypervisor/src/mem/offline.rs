@@ -5,14 +5,15 @@
 //! 2. *Carve*: what is free in it already leaves the lists, a few blocks at a time. From then on nothing in it can
 //!    be had by anybody.
 //! 3. Somebody moves what is in use (see [`crate::evacuation`]); what left is retired, recycled, and then withheld.
-//! 4. *Settle*, when all of it is withheld: it is offline. Or *release*: all of it is free again.
+//! 4. *Settle*, when all of it is withheld: it is offline. Or *release*: all of it is free again. Either goes on in
+//!    the background ([`Memory::end_step`]).
 //!
 //! One range at a time is emptied. Blocks of the table pool stay the pool's, being mapped at EL2: they return there.
 
 use super::buddy::{Buddy, Content};
 use super::frame_table::{FrameTable, Head, Kind};
 use super::{Memory, Order, RangeError};
-use crate::addr::{Frame, PAGE_SIZE, Pa, PaRange};
+use crate::addr::{Frame, Pa, PaRange};
 use crate::sync::Ordering;
 
 /// How many blocks a step deals with.
@@ -101,20 +102,26 @@ impl Unclean {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Isolated {
     range: PaRange,
-    /// Where carving goes on, and then settling or releasing, as a frame number.
+    /// Where carving goes on, and what follows, as a frame number.
     at: u32,
-    /// Whether the free lists have been told that it is over.
-    ended: bool,
 }
 
-/// What [`Memory::settle_some`] and the like leave to be done.
-#[must_use = "what is left stays isolated"]
-#[derive(Debug, PartialEq, Eq)]
-pub enum Emptying {
-    /// There is more to do.
-    More(Isolated),
-    /// It is done.
-    Done,
+/// What is being emptied.
+pub(super) enum Emptying {
+    Nothing,
+    /// A range is isolated; somebody has [`Isolated`].
+    Isolated(PaRange),
+    /// The isolation has ended, and what was withheld becomes this, or free.
+    Ending(Isolated, Option<Use>),
+}
+
+impl Emptying {
+    fn range(&self) -> Option<PaRange> {
+        match self {
+            Self::Nothing => None,
+            Self::Isolated(range) | Self::Ending(Isolated { range, .. }, _) => Some(range.clone()),
+        }
+    }
 }
 
 /// Why a range cannot be isolated.
@@ -171,14 +178,14 @@ impl Memory {
     pub fn isolate(&self, range: PaRange) -> Result<Isolated, IsolateError> {
         self.check_memory(&range)?;
         let mut emptying = self.emptying.lock();
-        if let Some(other) = emptying.as_ref() {
-            return Err(IsolateError::Busy(other.clone()));
+        if let Some(other) = emptying.range() {
+            return Err(IsolateError::Busy(other));
         }
-        *emptying = Some(range.clone());
+        *emptying = Emptying::Isolated(range.clone());
         self.free.lock().isolation.set(&range);
         self.pool.lock().isolation.set(&range);
         let at = range.start.page() as u32;
-        Ok(Isolated { range, at, ended: false })
+        Ok(Isolated { range, at })
     }
 
     /// Withholds a few blocks of the range that are free. Says whether there may be more.
@@ -204,46 +211,58 @@ impl Memory {
         isolated.at = isolated.first();
     }
 
-    /// Makes all that is withheld in the range what it is to be, a few blocks at a time; the first call ends the
-    /// isolation. All of the range is withheld, offline or bad by now.
-    pub fn settle_some(&self, isolated: Isolated, purpose: Use) -> Emptying {
-        self.end_some(isolated, |first, head| {
-            let kind = if purpose == Use::Never { Kind::Bad } else { Kind::Offline };
-            self.table.at(first).set_head(head.become_kind(kind));
-            if purpose == Use::Never {
-                let frames = u64::from(head.order().frames());
-                self.offline.fetch_sub(frames, Ordering::Relaxed);
-                self.bad.fetch_add(frames, Ordering::Relaxed);
-            }
-        })
+    /// Ends the isolation: all that is withheld in the range becomes what it is to be, in the background, see
+    /// [`Memory::end_step`]. All of the range is withheld, offline or bad by now.
+    pub fn settle(&self, isolated: Isolated, purpose: Use) {
+        self.end(isolated, Some(purpose));
     }
 
-    /// Frees all that is withheld in the range, a few blocks at a time; the first call ends the isolation.
-    pub fn release_some(&self, isolated: Isolated) -> Emptying {
-        self.end_some(isolated, |first, head| self.free_offline(first, head))
+    /// Ends the isolation: all that is withheld in the range becomes free, in the background, see
+    /// [`Memory::end_step`].
+    pub fn release(&self, isolated: Isolated) {
+        self.end(isolated, None);
     }
 
-    /// Ends the isolation, then hands each block that was withheld to `give`.
-    fn end_some(&self, mut isolated: Isolated, give: impl Fn(Frame, Head)) -> Emptying {
-        if !isolated.ended {
-            // What comes back from here on is free; what was withheld waits in the frame table.
-            let withheld = self.end_isolation(&self.free) + self.end_isolation(&self.pool);
-            self.offline.fetch_add(withheld, Ordering::Relaxed);
-            (isolated.ended, isolated.at) = (true, isolated.first());
-        }
+    fn end(&self, isolated: Isolated, purpose: Option<Use>) {
+        let mut emptying = self.emptying.lock();
+        // What comes back from here on is free; what was withheld waits in the frame table.
+        let withheld = self.end_isolation(&self.free) + self.end_isolation(&self.pool);
+        self.offline.fetch_add(withheld, Ordering::Relaxed);
+        let at = isolated.first();
+        *emptying = Emptying::Ending(Isolated { at, ..isolated }, purpose);
+    }
+
+    /// Deals with a few blocks of a range whose isolation has ended. Says whether there were any: if not, another
+    /// range can be isolated.
+    pub fn end_step(&self) -> bool {
+        let mut emptying = self.emptying.lock();
+        let Emptying::Ending(isolated, purpose) = &mut *emptying else { return false };
         for _ in 0..STEP {
             if isolated.at >= isolated.end() {
-                *self.emptying.lock() = None;
-                return Emptying::Done;
+                *emptying = Emptying::Nothing;
+                return true;
             }
             let cover = self.table.owner_of(Frame::new(isolated.at));
             let head = self.table.at(cover.head).head();
             isolated.at = cover.head.number().saturating_add(cover.order.frames());
             if head.kind() == Kind::Isolated {
-                give(cover.head, head);
+                self.end_block(cover.head, head, *purpose);
             }
         }
-        Emptying::More(isolated)
+        true
+    }
+
+    fn end_block(&self, first: Frame, head: Head, purpose: Option<Use>) {
+        match purpose {
+            Some(Use::Offline) => self.table.at(first).set_head(head.become_kind(Kind::Offline)),
+            Some(Use::Never) => {
+                let frames = u64::from(head.order().frames());
+                self.table.at(first).set_head(Head::new(Kind::Bad, head.order()));
+                self.offline.fetch_sub(frames, Ordering::Relaxed);
+                self.bad.fetch_add(frames, Ordering::Relaxed);
+            }
+            None => self.free_offline(first, head),
+        }
     }
 
     fn end_isolation(&self, buddy: &crate::sync::Lock<Buddy>) -> u64 {
@@ -262,8 +281,8 @@ impl Memory {
     pub fn online_some(&self, range: &PaRange, from: Pa) -> Result<(Option<Pa>, u64), OnlineError> {
         self.check_memory(range)?;
         let emptying = self.emptying.lock();
-        if let Some(other) = emptying.as_ref() {
-            return Err(IsolateError::Busy(other.clone()));
+        if let Some(other) = emptying.range() {
+            return Err(IsolateError::Busy(other));
         }
         let (mut at, end) = (from.max(range.start).page() as u32, range.end.page() as u32);
         let mut frames = 0;
@@ -310,10 +329,5 @@ impl Memory {
             Err(RangeError::NotMemory(range)) => Err(IsolateError::NotMemory(range)),
             Err(_) => Err(IsolateError::NotMemory(range.clone())),
         }
-    }
-
-    /// Returns how many bytes are withheld or offline.
-    pub fn offline_bytes(&self) -> u64 {
-        self.counts().offline * PAGE_SIZE
     }
 }

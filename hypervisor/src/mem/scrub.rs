@@ -23,6 +23,15 @@ const EFFORT: usize = 16;
 const LARGE_EFFORT: usize = 128;
 
 impl Memory {
+    /// Ends a grace period if that is possible, and recycles a few blocks that are past theirs. For one who waits for
+    /// frames to come back, where no CPU is idle.
+    pub fn reclaim_step(&self) {
+        if self.garbage.lock().frames() > 0 {
+            self.epoch.try_advance();
+            self.recycle();
+        }
+    }
+
     /// Makes one bounded step of what is to be done in the background: ends grace periods, recycles
     /// what is past its own, keeps the table pool filled, zeroes at most 128 KiB. Says whether there
     /// is more to do. For idle CPUs, any number at a time.
@@ -34,7 +43,7 @@ impl Memory {
             }
             // Some CPU is pinned. There may be other things to do.
         }
-        self.grow_pool_early() || self.scrub_pool() || self.scrub_step()
+        self.grow_pool_early() || self.end_step() || self.scrub_pool() || self.scrub_step()
     }
 
     /// Makes one bounded step towards a zeroed block of 2 MiB, for one who needs it now and can come again: zeroes at
@@ -95,6 +104,9 @@ impl Memory {
     fn gather_step(&self, order: Order) -> bool {
         // What is retired may be what is missing.
         if self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0)) {
+            return true;
+        }
+        if self.end_step() {
             return true;
         }
         let fragment = self.free.lock().smallest(Order::PAGE, Content::Dirty);

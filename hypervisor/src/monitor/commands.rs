@@ -1,6 +1,7 @@
 //! What the commands do.
 
 use super::job::{self, Job, Port};
+use super::offline::{Offline, Online};
 use super::parse::{self, Command, VERBS, Verb};
 use super::quiesce::Quiesce;
 use super::report::{Column, Format, Report, Value};
@@ -8,6 +9,7 @@ use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
 use crate::audit::{self, Finding};
 use crate::guest::{Guest, Stop};
 use crate::logger::{self, microseconds};
+use crate::mem::Use;
 use crate::stage2::{Level, Mark, Run, Space, What};
 use crate::system::System;
 use crate::{arch, heap};
@@ -78,6 +80,10 @@ fn run(
             report.value("level", Value::Text(level.as_str()));
         }
         Command::Quiesce => return Some(Box::new(Quiesce::new(system))),
+        Command::Offline(range) => return Some(Box::new(Offline::new(range, Use::Offline))),
+        Command::Online(range) => return Some(Box::new(Online::new(range))),
+        Command::Poison(page) => return Some(Box::new(Offline::new(page, Use::Never))),
+        Command::Owner(pa) => super::offline::owner(system, pa, report),
         Command::Cancel(number) => match job::cancel(system, number) {
             0 => report.error(format_args!("there is no such job"), Some(("cancel", "[job]"))),
             jobs => report.value("cancelled", Value::Number(jobs as u64)),

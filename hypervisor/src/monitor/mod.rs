@@ -8,6 +8,8 @@ mod commands;
 #[cfg(target_os = "none")]
 pub mod job;
 pub mod line;
+#[cfg(target_os = "none")]
+mod offline;
 pub mod parse;
 #[cfg(target_os = "none")]
 mod quiesce;

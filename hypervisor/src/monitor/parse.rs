@@ -1,6 +1,6 @@
 //! What people type: commands, sizes, ranges.
 
-use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE, Pa, PaRange, ipa_range};
 use log::LevelFilter;
 
 /// A command.
@@ -32,6 +32,14 @@ pub enum Command<'a> {
     Off(&'a str),
     /// Starts a guest anew.
     Reset(&'a str),
+    /// Empties a range of memory under running guests.
+    Offline(PaRange),
+    /// Brings a range of memory back.
+    Online(PaRange),
+    /// Takes a page of memory out of use for good; all of it.
+    Poison(PaRange),
+    /// Whose a byte of memory is.
+    Owner(Pa),
     /// Waits until what is retired now is free.
     Quiesce,
     /// Ends a job early, or all that programs have begun.
@@ -60,7 +68,7 @@ const fn verb(name: &'static str, arguments: &'static str, help: &'static str) -
 }
 
 /// All commands, in the order of `help`.
-pub static VERBS: [Verb; 17] = [
+pub static VERBS: [Verb; 21] = [
     verb("help", "[command]", "say what commands there are, or how one is used"),
     verb("guests", "", "list the guests and their vCPUs"),
     verb("memory", "", "say who owns how much"),
@@ -84,6 +92,14 @@ pub static VERBS: [Verb; 17] = [
         "",
         "time a pin, a walk and a read of a guest's memory at EL2, in ticks of the counter",
     ),
+    verb(
+        "offline",
+        "<pa-range>",
+        "empty physical memory under running guests; a range as 0x40000000+256M",
+    ),
+    verb("online", "<pa-range>", "bring physical memory back that is offline"),
+    verb("poison", "<pa>", "take a page of physical memory, gone bad, out of use for good"),
+    verb("owner", "<pa>", "say whose a byte of physical memory is"),
     verb("quiesce", "", "wait until the frames that are retired now are free"),
     verb(
         "cancel",
@@ -133,6 +149,8 @@ impl ParseError<'_> {
 
 const NOT_A_SIZE: &str = "not a size; write 512M, 1.5G or a number of bytes";
 
+const NOT_A_RANGE: &str = "not a range; write 0x40000000+16M or 0x40000000-0x41000000";
+
 /// Reads a size: a number, decimal or 0x and hexadecimal, with K, M, G or T behind it for powers of 1024. A decimal
 /// number may have a fraction, as 1.5G.
 pub fn size(text: &str) -> Option<u64> {
@@ -180,6 +198,12 @@ pub fn range(text: &str) -> Option<IpaRange> {
         return if range.start < range.end { whole(range) } else { None };
     }
     whole(ipa_range(Ipa::new(number(text)?), 1)?)
+}
+
+/// Reads a range of physical memory, written as [`range`] has it.
+pub fn pa_range(text: &str) -> Option<PaRange> {
+    let range = range(text)?;
+    Some(Pa::new(range.start.as_u64())..Pa::new(range.end.as_u64()))
 }
 
 /// The number of edits (insertion, removal, exchange of one character) between two words, up to 15 characters.
@@ -238,8 +262,7 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
         "stats" => Command::Stats(guest()?),
         "tables" => {
             let guest = guest()?;
-            let not_a_range = "not a range; write 0x40000000+16M or 0x40000000-0x41000000";
-            let range = words.next().map(|word| range(word).ok_or(wrong(word, not_a_range)));
+            let range = words.next().map(|word| range(word).ok_or(wrong(word, NOT_A_RANGE)));
             Command::Tables(guest, range.transpose()?)
         }
         "epoch" => Command::Epoch,
@@ -258,6 +281,19 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
         },
         "counters" => Command::Counters,
         "bench" => Command::Bench,
+        "offline" | "online" | "poison" | "owner" => {
+            let word = words.next().ok_or(wrong("", "which physical memory?"))?;
+            let range = pa_range(word).ok_or(wrong(word, NOT_A_RANGE))?;
+            match verb.name {
+                "offline" => Command::Offline(range),
+                "online" => Command::Online(range),
+                _ => {
+                    let address = number(word).ok_or(wrong(word, "not an address"))?;
+                    let pa = Pa::new(address);
+                    if verb.name == "poison" { Command::Poison(range) } else { Command::Owner(pa) }
+                }
+            }
+        }
         "quiesce" => Command::Quiesce,
         "cancel" => {
             let number =
@@ -321,6 +357,11 @@ mod tests {
         assert_eq!(parse("balloon linux 512M"), Ok(Command::Balloon("linux", 512 << 20)));
         assert_eq!(parse("  memory "), Ok(Command::Memory));
         assert_eq!(parse("log level debug"), Ok(Command::LogLevel(LevelFilter::Debug)));
+        let range = Pa::new(0x4000_0000)..Pa::new(0x5000_0000);
+        assert_eq!(parse("offline 0x40000000+256M"), Ok(Command::Offline(range)));
+        assert_eq!(parse("owner 0x40000123"), Ok(Command::Owner(Pa::new(0x4000_0123))));
+        let page = Pa::new(0x4000_0000)..Pa::new(0x4000_1000);
+        assert_eq!(parse("poison 0x40000123"), Ok(Command::Poison(page)));
         assert_eq!(parse("tables 0"), Ok(Command::Tables("0", None)));
         assert_eq!(
             parse("help balloon"),
