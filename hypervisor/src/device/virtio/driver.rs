@@ -7,7 +7,7 @@ use super::balloon::Balloon;
 use super::balloon::fake_backend::FakeBackend;
 use super::mmio::Label;
 use super::registers::register;
-use super::{Context, Transport, feature};
+use super::{Context, Device, Transport, feature};
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::device::fake_memory::FakeMemory;
 use crate::device::{GuestMemory, Width};
@@ -30,11 +30,11 @@ pub(crate) const INDIRECT: u16 = 4;
 /// their buffers, and the rings around them.
 const ACCESSES_A_SLICE: u64 = 160;
 
-/// A guest with a balloon: device, memory, and what is behind the device.
-pub(crate) struct Machine {
-    pub(crate) transport: Transport<Balloon<FakeBackend>>,
+/// A guest with a device, a balloon if nothing else is said: device, memory, and what is behind the device.
+pub(crate) struct Machine<D: Device<Backend: Sized> = Balloon<FakeBackend>> {
+    pub(crate) transport: Transport<D>,
     pub(crate) memory: Rc<FakeMemory>,
-    pub(crate) backend: FakeBackend,
+    pub(crate) backend: D::Backend,
     pub(crate) now: u64,
     /// How many slices were worked.
     pub(crate) slices: u64,
@@ -48,14 +48,14 @@ pub(crate) const BUFFERS: u64 = 16 * PAGE_SIZE;
 impl Machine {
     pub(crate) fn new() -> Self {
         let label = Label { guest: 1, slot: 2 };
-        Self {
-            transport: Transport::new(label, Balloon::new(label)),
-            memory: Rc::new(FakeMemory::new(64)),
-            backend: FakeBackend::default(),
-            now: 0,
-            slices: 0,
-            patience: u64::MAX,
-        }
+        Self::with(Transport::new(label, Balloon::new(label)), FakeBackend::default())
+    }
+}
+
+impl<D: Device<Backend: Sized>> Machine<D> {
+    pub(crate) fn with(transport: Transport<D>, backend: D::Backend) -> Self {
+        let memory = Rc::new(FakeMemory::new(64));
+        Self { transport, memory, backend, now: 0, slices: 0, patience: u64::MAX }
     }
 
     pub(crate) fn read(&mut self, offset: u64) -> u32 {
@@ -143,7 +143,7 @@ impl Machine {
     /// Sets the device up with `features` and all of its queues.
     pub(crate) fn probe(&mut self, features: u64) -> Vec<DriverQueue> {
         assert_ne!(self.negotiate(features) & status::FEATURES_OK, 0);
-        let count = super::Device::queue_count(self.transport.device());
+        let count = Device::queue_count(self.transport.device());
         let queues = (0..count).map(|index| self.queue(index, features)).collect();
         self.ready();
         queues
@@ -297,7 +297,7 @@ impl DriverQueue {
     }
 
     /// `virtqueue_kick`; returns whether a notification was needed.
-    pub(crate) fn kick(&mut self, machine: &mut Machine) -> bool {
+    pub(crate) fn kick<D: Device<Backend: Sized>>(&mut self, machine: &mut Machine<D>) -> bool {
         let wanted = self.wants_kick(&machine.memory);
         if wanted {
             machine.write(register::QUEUE_NOTIFY, self.index);

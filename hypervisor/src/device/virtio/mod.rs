@@ -20,6 +20,7 @@ pub mod device;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod driver;
 pub mod fault;
+pub mod mem;
 pub mod mmio;
 #[cfg(all(test, loom))]
 mod model;
