@@ -76,7 +76,7 @@ fn is_runnable(guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
     match vcpu.state() {
         State::Off => false,
         State::Starting | State::Ready => true,
-        State::Waiting => wake(guest, vcpu, now) || guest.wants_balloon_step(),
+        State::Waiting => wake(guest, vcpu, now) || guest.wants_device_step(),
     }
 }
 
@@ -179,17 +179,17 @@ impl Cpu {
             if let Some(stop) = loaded.guest.stop() {
                 return self.leave(stop);
             }
-            if loaded.guest.has_balloon_work() {
+            if loaded.guest.has_device_work() {
                 let (now, turn) = (time::now(), time::frequency() / TURNS_A_SECOND);
                 if now >= self.devices_until.saturating_add(turn) {
                     self.devices_until = now + turn;
                 }
                 if now < self.devices_until || loaded.vcpu.state() == State::Waiting {
-                    let done = loaded.guest.balloon_step(self.system);
+                    let done = loaded.guest.device_step(self.system);
                     if done && exit::interrupts::take(self.system, Some(loaded)) {
                         return;
                     }
-                    if done && loaded.guest.has_balloon_work() {
+                    if done && loaded.guest.has_device_work() {
                         continue;
                     }
                 } else {
@@ -201,7 +201,7 @@ impl Cpu {
             if loaded.vcpu.state() == State::Waiting
                 && !wake(loaded.guest, loaded.vcpu, time::now())
             {
-                if loaded.guest.wants_balloon_step() {
+                if loaded.guest.wants_device_step() {
                     continue;
                 }
                 return;

@@ -59,10 +59,12 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
     }
     let offset = offset(&layout::VIRTIO, ipa)?;
     let register = offset % layout::VIRTIO_SLOT_SIZE;
-    if offset / layout::VIRTIO_SLOT_SIZE == layout::BALLOON_SLOT as u64 {
-        return Some(guest.read_balloon(system, register, width));
-    }
-    Some(read_empty_slot(register, width))
+    let value = match (offset / layout::VIRTIO_SLOT_SIZE) as usize {
+        layout::BALLOON_SLOT => Some(guest.read_balloon(system, register, width)),
+        layout::MEMORY_SLOT => guest.read_memory_device(system, register, width),
+        _ => None,
+    };
+    Some(value.unwrap_or_else(|| read_empty_slot(register, width)))
 }
 
 fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, value: u64) -> bool {
@@ -80,8 +82,10 @@ fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, v
     }
     let Some(offset) = offset(&layout::VIRTIO, ipa) else { return false };
     let register = offset % layout::VIRTIO_SLOT_SIZE;
-    if offset / layout::VIRTIO_SLOT_SIZE == layout::BALLOON_SLOT as u64 {
-        guest.write_balloon(system, register, width, value);
+    match (offset / layout::VIRTIO_SLOT_SIZE) as usize {
+        layout::BALLOON_SLOT => guest.write_balloon(system, register, width, value),
+        layout::MEMORY_SLOT => guest.write_memory_device(system, register, width, value),
+        _ => {}
     }
     true
 }

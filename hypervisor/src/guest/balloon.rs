@@ -135,7 +135,7 @@ impl Guest {
         if let Some(intid) = intid::virtio(layout::BALLOON_SLOT as u32) {
             self.kick(system, self.gic.inject_spi(intid, slot.line()));
         }
-        self.balloon_work.store(slot.outstanding().is_more(), Ordering::Release);
+        self.note_work(super::WORK_OF_BALLOON, slot.outstanding().is_more());
     }
 
     /// Says whether its driver may use a page of the balloon before it has told so: unless it accepted
@@ -144,19 +144,8 @@ impl Guest {
         self.balloon.lock().device().negotiated_features() & feature::MUST_TELL_HOST == 0
     }
 
-    /// Says whether the balloon's queues hold work.
-    #[inline(always)]
-    pub fn has_balloon_work(&self) -> bool {
-        self.balloon_work.load(Ordering::Relaxed)
-    }
-
-    /// Says whether the balloon's queues hold work that no CPU is about.
-    pub fn wants_balloon_step(&self) -> bool {
-        self.has_balloon_work() && !self.balloon.is_locked()
-    }
-
     /// Does a bounded piece of what the balloon's queues hold; says whether, for another CPU may be about it.
-    pub fn balloon_step(&'static self, system: &System) -> bool {
+    pub(super) fn balloon_step(&'static self, system: &System) -> bool {
         let Some(mut slot) = self.balloon.try_lock() else { return false };
         let view = DeviceView(&self.space);
         let mut hands = Hands(self);

@@ -27,6 +27,8 @@ pub const VIRTIO_SLOTS: usize = 8;
 pub const VIRTIO_FIRST_SPI: u32 = 16;
 /// The slot of the balloon.
 pub const BALLOON_SLOT: usize = 0;
+/// The slot of the memory device, of a guest whose memory can grow.
+pub const MEMORY_SLOT: usize = 1;
 /// Where memory begins.
 pub const RAM_START: Ipa = Ipa::new(0x4000_0000);
 /// The most memory that a guest can have: what 36 bits of address leave above [`RAM_START`].

@@ -6,6 +6,7 @@ use super::layout;
 use super::loader;
 use super::machine_tree::MachineTree;
 use super::manifest::{GuestConfig, Population};
+use super::plug::PlugHands;
 use super::seed::Seed;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::{self, CpuId};
@@ -13,6 +14,7 @@ use crate::device::Width;
 use crate::device::gic::{self, Gic, Kick, intid};
 use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
+use crate::device::virtio::mem::MemoryDevice;
 use crate::device::virtio::{Transport, mmio};
 use crate::exit::fast::Whose;
 use crate::mem::{GuestId, Memory, Order};
@@ -23,7 +25,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
 
 /// Why a guest's vCPUs must leave it.
@@ -63,6 +65,14 @@ impl fmt::Display for StartError {
 /// The balloon behind its registers.
 pub type BalloonSlot = Transport<Balloon<Hands>>;
 
+/// The memory device behind its registers.
+pub type MemorySlot = Transport<MemoryDevice<PlugHands>>;
+
+/// In [`Guest::note_work`]: the balloon's queues hold work.
+pub(super) const WORK_OF_BALLOON: u8 = 1 << 0;
+/// In [`Guest::note_work`]: the memory device's queue holds work.
+pub(super) const WORK_OF_MEMORY_DEVICE: u8 = 1 << 1;
+
 /// A guest.
 pub struct Guest {
     /// Its number.
@@ -79,6 +89,8 @@ pub struct Guest {
     pub uart: Mutex<Pl011>,
     /// Its balloon.
     pub balloon: Mutex<BalloonSlot>,
+    /// Its memory device, where it can have more memory than it starts with.
+    pub memory_device: Option<Mutex<MemorySlot>>,
     /// Its vCPUs.
     pub vcpus: Vec<Vcpu>,
     /// How many of them are not off.
@@ -86,8 +98,8 @@ pub struct Guest {
     stop: AtomicU8,
     /// When it was started, in ticks; 0 while it is off.
     started: AtomicU64,
-    /// Its balloon's queues hold work.
-    pub(super) balloon_work: AtomicBool,
+    /// Which of its devices' queues hold work, a bit each.
+    device_work: AtomicU8,
     /// Where the release of all that is in the balloon goes on.
     pub(super) release_from: AtomicU64,
     /// Accesses to what is not there, for the log.
@@ -129,6 +141,10 @@ impl Guest {
             .map_err(|error| MakeError(alloc::format!("no address space: {error:?}")))?;
         let gic = make_gic(number, config.vcpus)?;
         let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
+        let plug = mmio::Label { guest: number, slot: layout::MEMORY_SLOT as u8 };
+        let memory_device = Some(space.hotplug())
+            .filter(|region| !region.is_empty())
+            .map(|region| Mutex::new(Transport::new(plug, MemoryDevice::new(plug, region))));
         let home = |index: usize| CpuId::new((index + id.index()) % cpus.max(1));
         let vcpus = (0..config.vcpus).filter_map(|index| Some(Vcpu::new(index, home(index)?)));
         Ok(Box::new(Self {
@@ -137,11 +153,12 @@ impl Guest {
             gic,
             uart: Mutex::new(Pl011::new()),
             balloon: Mutex::new(Transport::new(label, Balloon::new(label))),
+            memory_device,
             vcpus: vcpus.collect(),
             online: AtomicUsize::new(0),
             stop: AtomicU8::new(0),
             started: AtomicU64::new(0),
-            balloon_work: AtomicBool::new(false),
+            device_work: AtomicU8::new(0),
             release_from: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             tree: loader::describe(&config, random),
@@ -292,7 +309,8 @@ impl Guest {
         self.gic.reset();
         self.uart.lock().power_on();
         self.balloon.lock().power_on();
-        self.balloon_work.store(false, Ordering::Release);
+        self.memory_device_power_on();
+        self.device_work.store(0, Ordering::Release);
         self.started.store(0, Ordering::Relaxed);
         self.stop.store(0, Ordering::Release);
     }
@@ -318,10 +336,10 @@ impl Guest {
         }
     }
 
-    /// Returns how much memory it has, by its own account: what is not in the balloon.
+    /// Returns how much memory it has, by its own account: what is not in the balloon, and what is plugged.
     pub fn memory_now(&self) -> u64 {
         let actual = u64::from(self.balloon.lock().device().actual()) * PAGE_SIZE;
-        self.config.memory.saturating_sub(actual)
+        self.config.memory.saturating_sub(actual) + self.plugged()
     }
 
     /// Returns how much memory it is to have.
@@ -350,6 +368,38 @@ impl Guest {
             system.kick(first.home);
         }
         asked
+    }
+
+    /// Notes whether the queues of the device that `which` stands for hold work.
+    pub(super) fn note_work(&self, which: u8, is_more: bool) {
+        // Released: who sees it finds the queues as they were noted.
+        if is_more {
+            self.device_work.fetch_or(which, Ordering::Release);
+        } else if self.device_work.load(Ordering::Relaxed) & which != 0 {
+            self.device_work.fetch_and(!which, Ordering::Release);
+        }
+    }
+
+    /// Says whether its devices' queues hold work.
+    #[inline(always)]
+    pub fn has_device_work(&self) -> bool {
+        self.device_work.load(Ordering::Relaxed) != 0
+    }
+
+    /// Says whether its devices' queues hold work that no CPU is about.
+    pub fn wants_device_step(&self) -> bool {
+        let work = self.device_work.load(Ordering::Relaxed);
+        work & WORK_OF_BALLOON != 0 && !self.balloon.is_locked()
+            || work & WORK_OF_MEMORY_DEVICE != 0
+                && self.memory_device.as_ref().is_some_and(|device| !device.is_locked())
+    }
+
+    /// Does a bounded piece of what its devices' queues hold; says whether, for other CPUs may be about it.
+    pub fn device_step(&'static self, system: &System) -> bool {
+        let work = self.device_work.load(Ordering::Acquire);
+        let balloon = work & WORK_OF_BALLOON != 0 && self.balloon_step(system);
+        let memory = work & WORK_OF_MEMORY_DEVICE != 0 && self.memory_device_step(system);
+        balloon || memory
     }
 
     /// Returns how many bytes its console has room for.

@@ -11,7 +11,11 @@ pub mod loader;
 mod machine;
 pub mod machine_tree;
 pub mod manifest;
+#[cfg(target_os = "none")]
+mod plug;
 pub mod seed;
 
 #[cfg(target_os = "none")]
-pub use machine::{BalloonSlot, Guest, MakeError, StartError, Stop};
+pub use machine::{BalloonSlot, Guest, MakeError, MemorySlot, StartError, Stop};
+#[cfg(target_os = "none")]
+use machine::{WORK_OF_BALLOON, WORK_OF_MEMORY_DEVICE};

@@ -3,6 +3,7 @@
 use super::job::{self, Job, Port};
 use super::offline::{Offline, Online};
 use super::parse::{self, Command, VERBS, Verb};
+use super::plug::plug;
 use super::quiesce::Quiesce;
 use super::report::{Column, Format, Report, Value};
 use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
@@ -66,6 +67,14 @@ fn run(
         Command::Balloon(name, size) => with(system, name, report, |guest, report| {
             balloon(system, guest, size, report);
         }),
+        Command::Plug(name, bytes) => {
+            let guest = find(system, name, report)?;
+            return plug(system, guest, bytes, false, report);
+        }
+        Command::Unplug(name, bytes) => {
+            let guest = find(system, name, report)?;
+            return plug(system, guest, bytes, true, report);
+        }
         Command::Stats(name) => with(system, name, report, |guest, report| {
             stats(system, guest, report);
         }),
@@ -110,22 +119,29 @@ fn run(
     None
 }
 
-/// Finds a guest by name or number and hands it on.
+/// Finds a guest by name or number; says so where there is none.
+fn find(system: &'static System, name: &str, report: &mut Report<'_>) -> Option<&'static Guest> {
+    let number = name.parse::<usize>().ok();
+    let found =
+        system.guests().find(|guest| guest.name() == name || Some(guest.id.index()) == number);
+    if found.is_none() {
+        report.error(
+            format_args!("there is no guest '{name}'; 'guests' lists those that there are"),
+            None,
+        );
+    }
+    found
+}
+
+/// Finds a guest and hands it on.
 fn with(
     system: &'static System,
     name: &str,
     report: &mut Report<'_>,
     act: impl FnOnce(&'static Guest, &mut Report<'_>),
 ) {
-    let number = name.parse::<usize>().ok();
-    let found =
-        system.guests().find(|guest| guest.name() == name || Some(guest.id.index()) == number);
-    match found {
-        Some(guest) => act(guest, report),
-        None => report.error(
-            format_args!("there is no guest '{name}'; 'guests' lists those that there are"),
-            None,
-        ),
+    if let Some(guest) = find(system, name, report) {
+        act(guest, report);
     }
 }
 
@@ -149,6 +165,8 @@ fn guests(system: &'static System, report: &mut Report<'_>) {
         ("state", 6),
         ("memory", 10),
         ("target", 10),
+        ("plugged", 10),
+        ("plug_target", 12),
         ("maximum", 10),
         ("resident", 10),
         ("up_ms", 10),
@@ -163,7 +181,9 @@ fn guests(system: &'static System, report: &mut Report<'_>) {
             Value::Text(if guest.is_on() { "on" } else { "off" }),
             Value::Size(guest.memory_now()),
             Value::Size(guest.memory_target()),
-            Value::Size(guest.config.memory),
+            Value::Size(guest.plugged()),
+            Value::Size(guest.plug_target()),
+            Value::Size(guest.config.memory + guest.plug_limit()),
             Value::Size(resident),
             Value::Number(guest.started().map_or(0, |ticks| ticks_ago(ticks) / 1000)),
         ]);

@@ -12,6 +12,8 @@ pub mod line;
 mod offline;
 pub mod parse;
 #[cfg(target_os = "none")]
+mod plug;
+#[cfg(target_os = "none")]
 mod quiesce;
 pub mod report;
 

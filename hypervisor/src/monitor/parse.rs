@@ -40,6 +40,10 @@ pub enum Command<'a> {
     Poison(PaRange),
     /// Whose a byte of memory is.
     Owner(Pa),
+    /// A guest's memory device is to have this many bytes more.
+    Plug(&'a str, u64),
+    /// A guest's memory device is to have this many bytes less.
+    Unplug(&'a str, u64),
     /// Waits until what is retired now is free.
     Quiesce,
     /// Ends a job early, or all that programs have begun.
@@ -68,11 +72,17 @@ const fn verb(name: &'static str, arguments: &'static str, help: &'static str) -
 }
 
 /// All commands, in the order of `help`.
-pub static VERBS: [Verb; 21] = [
+pub static VERBS: &[Verb] = &[
     verb("help", "[command]", "say what commands there are, or how one is used"),
     verb("guests", "", "list the guests and their vCPUs"),
     verb("memory", "", "say who owns how much"),
     verb("balloon", "<guest> <size>", "set the target of a guest's memory, as 512M or 1G"),
+    verb("plug", "<guest> <size>", "plug more memory into a guest, up to its maximum"),
+    verb(
+        "unplug",
+        "<guest> <size>",
+        "unplug memory that was plugged, as far as the guest can spare it",
+    ),
     verb("stats", "<guest>", "show what the guest's balloon driver reports"),
     verb(
         "tables",
@@ -259,6 +269,16 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
             let word = words.next().ok_or(wrong("", "to which size?"))?;
             Command::Balloon(guest, size(word).ok_or(wrong(word, NOT_A_SIZE))?)
         }
+        "plug" | "unplug" => {
+            let guest = guest()?;
+            let word = words.next().ok_or(wrong("", "how much?"))?;
+            let bytes = size(word).ok_or(wrong(word, NOT_A_SIZE))?;
+            if verb.name == "plug" {
+                Command::Plug(guest, bytes)
+            } else {
+                Command::Unplug(guest, bytes)
+            }
+        }
         "stats" => Command::Stats(guest()?),
         "tables" => {
             let guest = guest()?;
@@ -373,6 +393,8 @@ mod tests {
     fn mistakes_get_the_usage_of_the_command() {
         let usage = |line: &'static str| parse(line).expect_err(line).usage().map(|verb| verb.name);
         assert_eq!(usage("balloon"), Some("balloon"));
+        assert_eq!(usage("plug linux"), Some("plug"));
+        assert_eq!(usage("unplug linux much"), Some("unplug"));
         assert_eq!(usage("balloon linux"), Some("balloon"));
         assert_eq!(usage("balloon linux lots"), Some("balloon"));
         assert_eq!(usage("balloon linux 1G now"), Some("balloon"));

@@ -136,6 +136,11 @@ impl<'m> Space<'m> {
         Ok(space)
     }
 
+    /// Returns where its frames come from.
+    pub const fn memory(&self) -> &'m Memory {
+        self.memory
+    }
+
     /// Returns whose space this is.
     pub const fn guest(&self) -> GuestId {
         self.guest

@@ -110,11 +110,11 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
         }
     }
 
-    /// Says how many bytes the guest shall have plugged, rounded down to blocks and to the region: the driver is told.
-    /// Returns what it came to.
+    /// Says how many bytes the guest shall have plugged, rounded down to blocks and to the region: the driver is told,
+    /// once more where it has not come there yet. Returns what it came to.
     pub fn request(&mut self, bytes: u64) -> u64 {
         let bytes = bytes.min(self.limit()) / self.block * self.block;
-        self.signals.config_changed |= self.requested != bytes;
+        self.signals.config_changed |= self.requested != bytes || self.plugged() != bytes;
         self.requested = bytes;
         bytes
     }

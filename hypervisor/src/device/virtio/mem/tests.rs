@@ -181,7 +181,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
         (PLUG, START - BLOCK_2M, 1),
         (PLUG, block(BLOCKS), 1),
         (PLUG, block(BLOCKS - 1), 2),
-        (PLUG, u64::MAX & !(BLOCK_2M - 1), 1),
+        (PLUG, !(BLOCK_2M - 1), 1),
         (UNPLUG, block(1), 2),
         (UNPLUG, block(5), 1),
         (UNPLUG, block(0), u16::MAX),
