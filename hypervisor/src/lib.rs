@@ -44,6 +44,7 @@ pub mod psci;
 #[cfg(target_os = "none")]
 pub mod sched;
 #[cfg(not(loom))]
+pub mod service;
 pub mod stage2;
 pub mod sync;
 #[cfg(target_os = "none")]

@@ -5,6 +5,7 @@ use super::interrupts;
 use crate::guest::Stop;
 use crate::psci::{self, Call, affinity, result};
 use crate::sched::Loaded;
+use crate::service;
 use crate::system::System;
 use crate::vcpu::{Entry, State};
 
@@ -12,6 +13,14 @@ use crate::vcpu::{Entry, State};
 #[inline]
 pub fn handle(system: &'static System, loaded: &mut Loaded) -> Next {
     let x = &mut loaded.own.registers.x;
+    if let Some(call) = service::decode([x[0], x[1], x[2]]) {
+        let answer = match call {
+            Ok(call) => loaded.guest.serve(call),
+            Err(error) => [error as u64, 0, 0, 0],
+        };
+        x[..answer.len()].copy_from_slice(&answer);
+        return Next::Resume;
+    }
     let answer = match psci::decode([x[0], x[1], x[2], x[3]]) {
         Call::Answer(answer) => answer,
         Call::CpuOn { target, entry, context } => {

@@ -8,6 +8,7 @@ use super::machine_tree::MachineTree;
 use super::manifest::{GuestConfig, Population};
 use super::plug::PlugHands;
 use super::seed::Seed;
+use super::service::Service;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::{self, CpuId};
 use crate::device::Width;
@@ -85,6 +86,8 @@ pub struct Guest {
     pub space: Space<'static>,
     /// Its interrupt controller.
     pub gic: Box<Gic>,
+    /// What it asks of Sluice itself.
+    pub service: Service,
     /// Its console.
     pub uart: Mutex<Pl011>,
     /// Its balloon.
@@ -151,6 +154,7 @@ impl Guest {
             id,
             space,
             gic,
+            service: Service::default(),
             uart: Mutex::new(Pl011::new()),
             balloon: Mutex::new(Transport::new(label, Balloon::new(label))),
             memory_device,
@@ -310,6 +314,7 @@ impl Guest {
         self.uart.lock().power_on();
         self.balloon.lock().power_on();
         self.memory_device_power_on();
+        self.service.power_on();
         self.device_work.store(0, Ordering::Release);
         self.started.store(0, Ordering::Relaxed);
         self.stop.store(0, Ordering::Release);

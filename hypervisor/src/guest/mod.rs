@@ -14,6 +14,8 @@ pub mod manifest;
 #[cfg(target_os = "none")]
 mod plug;
 pub mod seed;
+#[cfg(target_os = "none")]
+mod service;
 
 #[cfg(target_os = "none")]
 pub use machine::{BalloonSlot, Guest, MakeError, MemorySlot, StartError, Stop};

@@ -5,6 +5,7 @@ use super::offline::{Offline, Online};
 use super::parse::{self, Command, VERBS, Verb};
 use super::plug::plug;
 use super::quiesce::Quiesce;
+use super::range;
 use super::report::{Column, Format, Report, Value};
 use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
 use crate::audit::{self, Finding};
@@ -67,6 +68,14 @@ fn run(
         Command::Balloon(name, size) => with(system, name, report, |guest, report| {
             balloon(system, guest, size, report);
         }),
+        Command::Add(name, bytes, at) => {
+            let guest = find(system, name, report)?;
+            return range::add(guest, bytes, at, report);
+        }
+        Command::Remove(name, range, now) => {
+            let guest = find(system, name, report)?;
+            return range::remove(guest, range, now, report);
+        }
         Command::Plug(name, bytes) => {
             let guest = find(system, name, report)?;
             return plug(system, guest, bytes, false, report);

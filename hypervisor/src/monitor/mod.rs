@@ -15,6 +15,8 @@ pub mod parse;
 mod plug;
 #[cfg(target_os = "none")]
 mod quiesce;
+#[cfg(target_os = "none")]
+mod range;
 pub mod report;
 
 #[cfg(target_os = "none")]

@@ -40,6 +40,10 @@ pub enum Command<'a> {
     Poison(PaRange),
     /// Whose a byte of memory is.
     Owner(Pa),
+    /// A guest is given this many bytes, at this address or where there is room.
+    Add(&'a str, u64, Option<Ipa>),
+    /// A guest loses a range; at once, if so.
+    Remove(&'a str, IpaRange, bool),
     /// A guest's memory device is to have this many bytes more.
     Plug(&'a str, u64),
     /// A guest's memory device is to have this many bytes less.
@@ -82,6 +86,12 @@ pub static VERBS: &[Verb] = &[
         "unplug",
         "<guest> <size>",
         "unplug memory that was plugged, as far as the guest can spare it",
+    ),
+    verb("add", "<guest> <size> [at <address>]", "give a guest memory at an address of its own"),
+    verb(
+        "remove",
+        "<guest> <range> [now]",
+        "take a range from a guest: asking it, if it listens and it need not be now",
     ),
     verb("stats", "<guest>", "show what the guest's balloon driver reports"),
     verb(
@@ -278,6 +288,34 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
             } else {
                 Command::Unplug(guest, bytes)
             }
+        }
+        "add" => {
+            let guest = guest()?;
+            let word = words.next().ok_or(wrong("", "how much?"))?;
+            let bytes = size(word).ok_or(wrong(word, NOT_A_SIZE))?;
+            let at = match words.next() {
+                None => None,
+                Some("at") => {
+                    let word = words.next().ok_or(wrong("", "at which address?"))?;
+                    let address = number(word).filter(|at| at.is_multiple_of(PAGE_SIZE));
+                    let why = "not the address of a page; write 0x80000000";
+                    Some(Ipa::new(address.ok_or(wrong(word, why))?))
+                }
+                Some(other) => return Err(wrong(other, "only 'at' can come here")),
+            };
+            Command::Add(guest, bytes, at)
+        }
+        "remove" => {
+            let guest = guest()?;
+            let word = words.next().ok_or(wrong("", "which range?"))?;
+            let not_a_range = "not a range; write 0x80000000+16M or 0x80000000-0x81000000";
+            let range = range(word).ok_or(wrong(word, not_a_range))?;
+            let now = match words.next() {
+                None => false,
+                Some("now") => true,
+                Some(other) => return Err(wrong(other, "only 'now' can come here")),
+            };
+            Command::Remove(guest, range, now)
         }
         "stats" => Command::Stats(guest()?),
         "tables" => {

@@ -69,6 +69,11 @@ impl<'m> Space<'m> {
         }
     }
 
+    /// Says whether `range` is of whole pages where the guest can have memory: of its RAM, or of its region for more.
+    pub fn is_addable(&self, range: &IpaRange) -> bool {
+        self.check_addable(range).is_ok()
+    }
+
     fn check_addable(&self, range: &IpaRange) -> Result<(), AddError> {
         let page = Order::PAGE.bytes();
         let whole = range.start.is_aligned(page) && range.end.is_aligned(page);
