@@ -29,6 +29,8 @@ pub mod evacuation;
 #[cfg(not(loom))]
 pub mod exit;
 #[cfg(not(loom))]
+pub mod govern;
+#[cfg(not(loom))]
 pub mod guest;
 #[cfg(target_os = "none")]
 pub mod heap;

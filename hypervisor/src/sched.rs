@@ -7,6 +7,7 @@
 use crate::arch::cpu::{self, CpuId};
 use crate::arch::{gic, time};
 use crate::exit::{self, Next};
+use crate::govern;
 use crate::guest::{Guest, Stop};
 use crate::monitor::job;
 use crate::system::System;
@@ -155,7 +156,7 @@ impl Cpu {
 
     /// Returns when this CPU must look at the monitor's jobs, in ticks, having given guests a turn.
     fn jobs_due(&self) -> u64 {
-        match job::due() {
+        match job::due().min(govern::due()) {
             0 if self.id == CpuId::FIRST => time::now() + time::frequency() / TURNS_A_SECOND,
             due if self.id == CpuId::FIRST => due,
             _ => u64::MAX,
@@ -164,6 +165,7 @@ impl Cpu {
 
     /// Does what is due of the monitor's jobs, for a turn.
     fn step_jobs(&mut self) {
+        govern::step(self.system);
         let end = time::now() + time::frequency() / TURNS_A_SECOND;
         while job::step(self.system) && time::now() < end {
             if exit::interrupts::take(self.system, self.loaded.as_mut()) {
@@ -264,7 +266,9 @@ pub fn run(system: &'static System) -> ! {
         if let Some((guest, vcpu)) = chosen {
             own.switch_to(guest, vcpu);
             own.arm_timer(runnable > 1);
+            let began = time::now();
             own.run_loaded();
+            vcpu.ran.fetch_add(time::now().saturating_sub(began), Ordering::Relaxed);
             continue;
         }
         if system.background(own.id) {

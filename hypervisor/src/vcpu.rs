@@ -76,6 +76,8 @@ pub struct Vcpu {
     pub own: Mutex<Own>,
     /// How often it came out.
     pub exits: AtomicU64,
+    /// How long it has run, in ticks, with what was done for it at EL2.
+    pub ran: AtomicU64,
     /// When its next timer fires, in ticks, while it is not loaded; `u64::MAX` for never.
     pub deadline: AtomicU64,
     /// Something happened that it may wait for.
@@ -97,6 +99,7 @@ impl Vcpu {
                 interface: VirtualInterface::default(),
             }),
             exits: AtomicU64::new(0),
+            ran: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             woken: AtomicBool::new(false),
         }

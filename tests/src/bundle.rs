@@ -30,6 +30,8 @@ pub struct Guest {
     pub memory: u64,
     /// Bytes of memory that it may grow to; the same as `memory` where not given.
     pub maximum_memory: Option<u64>,
+    /// Bytes of memory that it keeps; a quarter of `memory` where not given.
+    pub minimum_memory: Option<u64>,
     /// An arm64 Image, or a flat binary.
     pub kernel: PathBuf,
     /// Its initial file system.
@@ -50,6 +52,7 @@ impl Guest {
             vcpus: 2,
             memory: 1 << 30,
             maximum_memory: None,
+            minimum_memory: None,
             kernel: kernel.into(),
             initrd: None,
             command_line: "console=ttyAMA0".into(),
@@ -64,6 +67,9 @@ impl Guest {
         writeln!(output, "\t\t\tmemory = /bits/ 64 <{:#x}>;", self.memory)?;
         if let Some(most) = self.maximum_memory {
             writeln!(output, "\t\t\tmaximum-memory = /bits/ 64 <{most:#x}>;")?;
+        }
+        if let Some(least) = self.minimum_memory {
+            writeln!(output, "\t\t\tminimum-memory = /bits/ 64 <{least:#x}>;")?;
         }
         writeln!(output, "\t\t\tkernel = \"{}\";", file_name(&self.kernel))?;
         if let Some(initrd) = &self.initrd {

@@ -133,6 +133,7 @@ mod tests {
             vcpus: 2,
             memory,
             maximum_memory: memory,
+            minimum_memory: memory,
             kernel,
             image,
             initrd,

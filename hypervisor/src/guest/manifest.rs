@@ -16,6 +16,8 @@ use dtoolkit::{Node, Property};
 pub const MAX_GUESTS: usize = 8;
 /// The longest command line in bytes: Linux cuts one that is longer (COMMAND_LINE_SIZE on arm64).
 pub const MAX_COMMAND_LINE: usize = 2047;
+/// The part of its memory that a guest keeps, where the manifest does not say how much.
+const MINIMUM_PART: u64 = 4;
 const COMPATIBLE: &[u8] = b"sluice,manifest-v1\0";
 
 /// When a guest's memory gets frames.
@@ -38,6 +40,8 @@ pub struct GuestConfig<'a> {
     pub memory: u64,
     /// The most that it can grow to in bytes, a multiple of 2 MiB, at least `memory`.
     pub maximum_memory: u64,
+    /// What it keeps when memory is moved to others, in bytes: at most `memory`.
+    pub minimum_memory: u64,
     /// The kernel's bytes.
     pub kernel: &'a [u8],
     /// What the kernel's header says.
@@ -185,8 +189,17 @@ pub fn read<'a>(bundle: &Bundle<'a>) -> Result<Vec<GuestConfig<'a>>, ManifestErr
     if guests.is_empty() { Err(ManifestError::NoGuests) } else { Ok(guests) }
 }
 
-const PROPERTIES: [&str; 8] =
-    ["vcpus", "memory", "maximum-memory", "kernel", "initrd", "command-line", "population", "held"];
+const PROPERTIES: [&str; 9] = [
+    "vcpus",
+    "memory",
+    "maximum-memory",
+    "minimum-memory",
+    "kernel",
+    "initrd",
+    "command-line",
+    "population",
+    "held",
+];
 /// What dtc adds to a node that something refers to.
 const PHANDLES: [&str; 2] = ["phandle", "linux,phandle"];
 
@@ -276,6 +289,11 @@ impl<'r, 'a> Reader<'r, 'a> {
             let wrong = Wrong::Range(maximum_memory, "at least as much as 'memory'");
             return Err(self.wrong("maximum-memory", wrong));
         }
+        let minimum_memory = self.size("minimum-memory")?.unwrap_or(memory / MINIMUM_PART);
+        if minimum_memory > memory {
+            let wrong = Wrong::Range(minimum_memory, "at most as much as 'memory'");
+            return Err(self.wrong("minimum-memory", wrong));
+        }
         let kernel = self.file("kernel")?.ok_or_else(|| self.wrong("kernel", Wrong::Missing))?;
         let image =
             Image::parse(kernel).map_err(|error| self.wrong("kernel", Wrong::Image(error)))?;
@@ -297,6 +315,7 @@ impl<'r, 'a> Reader<'r, 'a> {
             vcpus: vcpus as usize,
             memory,
             maximum_memory,
+            minimum_memory,
             kernel,
             image,
             initrd,

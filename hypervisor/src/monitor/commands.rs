@@ -7,6 +7,8 @@ use super::plug::plug;
 use super::quiesce::Quiesce;
 use super::range;
 use super::report::{Column, Format, Report, Value};
+use super::top::Top;
+use super::transfer::Reclaim;
 use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
 use crate::audit::{self, Finding};
 use crate::guest::{Guest, Stop};
@@ -97,6 +99,12 @@ fn run(
             log::set_max_level(level);
             report.value("level", Value::Text(level.as_str()));
         }
+        Command::Move(bytes, from, to) => {
+            return super::transfer::begin_move(system, bytes, from, to, report);
+        }
+        Command::Reclaim(bytes) => return Some(Box::new(Reclaim::new(system, bytes))),
+        Command::Balance(order) => super::balance::balance(system, order, report),
+        Command::Top => return Some(Box::new(Top::new(system))),
         Command::Quiesce => return Some(Box::new(Quiesce::new(system))),
         Command::Offline(range) => return Some(Box::new(Offline::new(range, Use::Offline))),
         Command::Online(range) => return Some(Box::new(Online::new(range))),
@@ -143,7 +151,7 @@ fn find(system: &'static System, name: &str, report: &mut Report<'_>) -> Option<
 }
 
 /// Finds a guest and hands it on.
-fn with(
+pub(super) fn with(
     system: &'static System,
     name: &str,
     report: &mut Report<'_>,

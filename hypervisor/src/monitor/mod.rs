@@ -2,6 +2,8 @@
 //! [`mod@line`] is what is being typed.
 
 #[cfg(target_os = "none")]
+mod balance;
+#[cfg(target_os = "none")]
 mod bench;
 #[cfg(target_os = "none")]
 mod commands;
@@ -18,6 +20,10 @@ mod quiesce;
 #[cfg(target_os = "none")]
 mod range;
 pub mod report;
+#[cfg(target_os = "none")]
+mod top;
+#[cfg(target_os = "none")]
+mod transfer;
 
 #[cfg(target_os = "none")]
 pub use commands::execute;

@@ -48,6 +48,14 @@ pub enum Command<'a> {
     Plug(&'a str, u64),
     /// A guest's memory device is to have this many bytes less.
     Unplug(&'a str, u64),
+    /// Moves so many bytes from the first guest to the second.
+    Move(u64, &'a str, &'a str),
+    /// Takes so many bytes from guests that can spare them.
+    Reclaim(u64),
+    /// Something about the governor.
+    Balance(Balance),
+    /// How guests are, each second anew.
+    Top,
     /// Waits until what is retired now is free.
     Quiesce,
     /// Ends a job early, or all that programs have begun.
@@ -58,6 +66,17 @@ pub enum Command<'a> {
     Bench,
     /// Ends the machine.
     Quit,
+}
+
+/// What is asked of the governor.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// How it is.
+    Show,
+    /// To begin or to end its work.
+    Switch(bool),
+    /// The last so many decisions.
+    Log(usize),
 }
 
 /// A command's name and use.
@@ -120,6 +139,18 @@ pub static VERBS: &[Verb] = &[
     verb("online", "<pa-range>", "bring physical memory back that is offline"),
     verb("poison", "<pa>", "take a page of physical memory, gone bad, out of use for good"),
     verb("owner", "<pa>", "say whose a byte of physical memory is"),
+    verb(
+        "move",
+        "<size> from <guest> to <guest>",
+        "move memory from one guest to another, by what their drivers offer",
+    ),
+    verb("reclaim", "<size>", "take memory from the guests that can spare it"),
+    verb(
+        "balance",
+        "[on | off | log [decisions]]",
+        "have memory moved to where it is needed, or not; show the last decisions and why",
+    ),
+    verb("top", "", "show how guests are, each second; any key ends it"),
     verb("quiesce", "", "wait until the frames that are retired now are free"),
     verb(
         "cancel",
@@ -337,6 +368,34 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
                 Command::Log(lines)
             }
         },
+        "move" => {
+            let word = words.next().ok_or(wrong("", "how much?"))?;
+            let bytes = size(word).ok_or(wrong(word, NOT_A_SIZE))?;
+            let mut party = |preposition, which| match words.next() {
+                Some(word) if word == preposition => words.next().ok_or(wrong("", which)),
+                Some(other) => Err(wrong(other, which)),
+                None => Err(wrong("", which)),
+            };
+            let from = party("from", "from which guest? write: from <guest> to <guest>")?;
+            Command::Move(bytes, from, party("to", "to which guest? write: to <guest>")?)
+        }
+        "reclaim" => {
+            let word = words.next().ok_or(wrong("", "how much?"))?;
+            Command::Reclaim(size(word).ok_or(wrong(word, NOT_A_SIZE))?)
+        }
+        "balance" => Command::Balance(match words.next() {
+            None => Balance::Show,
+            Some("on") => Balance::Switch(true),
+            Some("off") => Balance::Switch(false),
+            Some("log") => {
+                let count = words
+                    .next()
+                    .map(|word| word.parse().map_err(|_| wrong(word, "not a number of decisions")));
+                Balance::Log(count.transpose()?.unwrap_or(10))
+            }
+            Some(word) => return Err(wrong(word, "neither on nor off nor log")),
+        }),
+        "top" => Command::Top,
         "counters" => Command::Counters,
         "bench" => Command::Bench,
         "offline" | "online" | "poison" | "owner" => {
@@ -414,6 +473,11 @@ mod tests {
     fn commands_are_understood() {
         assert_eq!(parse("balloon linux 512M"), Ok(Command::Balloon("linux", 512 << 20)));
         assert_eq!(parse("  memory "), Ok(Command::Memory));
+        let moved = Command::Move(512 << 20, "db", "web");
+        assert_eq!(parse("move 512M from db to web"), Ok(moved));
+        assert_eq!(parse("balance"), Ok(Command::Balance(Balance::Show)));
+        assert_eq!(parse("balance on"), Ok(Command::Balance(Balance::Switch(true))));
+        assert_eq!(parse("balance log 3"), Ok(Command::Balance(Balance::Log(3))));
         assert_eq!(parse("log level debug"), Ok(Command::LogLevel(LevelFilter::Debug)));
         let range = Pa::new(0x4000_0000)..Pa::new(0x5000_0000);
         assert_eq!(parse("offline 0x40000000+256M"), Ok(Command::Offline(range)));
@@ -439,6 +503,11 @@ mod tests {
         assert_eq!(usage("tables linux x-y"), Some("tables"));
         assert_eq!(usage("log level loud"), Some("log"));
         assert_eq!(usage("memory please"), Some("memory"));
+        for line in ["move", "move 1G", "move 1G from", "move 1G from db", "move 1G to db from db"]
+        {
+            assert_eq!(usage(line), Some("move"), "{line}");
+        }
+        assert_eq!(usage("balance maybe"), Some("balance"));
         assert_eq!(usage("ballon linux 1G"), None);
     }
 

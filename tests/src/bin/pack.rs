@@ -68,6 +68,7 @@ fn guest(options: &[&str]) -> Result<Guest, String> {
             "vcpus" => guest.vcpus = value.parse().map_err(|_| format!("{option}: no number"))?,
             "memory" => guest.memory = parse_size(value)?,
             "maximum-memory" => guest.maximum_memory = Some(parse_size(value)?),
+            "minimum-memory" => guest.minimum_memory = Some(parse_size(value)?),
             "kernel" => guest.kernel = kernel(value)?,
             "initrd" => guest.initrd = Some(file("initrd", value)?),
             "command-line" => guest.command_line = value.into(),

@@ -89,6 +89,7 @@ fn guests_are_as_written() {
     assert_eq!(linux.population, Population::Eager);
     assert!(!linux.held);
     assert_eq!((stub.vcpus, stub.memory, stub.maximum_memory), (1, 4 << 20, 4 << 20));
+    assert_eq!((linux.minimum_memory, stub.minimum_memory), (linux.memory / 4, 1 << 20));
     assert_eq!(stub.image, Image { offset: 0x8_0000, size: 4 });
     assert_eq!((stub.initrd, stub.command_line.as_str()), (&[][..], ""));
     assert_eq!(stub.placement.initrd, None);
