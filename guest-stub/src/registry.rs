@@ -70,6 +70,7 @@ pub static TESTS: &[Test] = &[
     test("uart-interrupt", uart::interrupt),
     test("memory-absent", memory::absent),
     test("memory-holes", memory::holes),
+    by_full_name("memory-failing", memory::failing),
     test("balloon-identity", balloon::identity),
     test("balloon-block", balloon::whole_block),
     test("balloon-scattered", balloon::scattered),

@@ -35,6 +35,8 @@ pub enum Refusal {
     NotMemory(PaRange),
     /// This is the hypervisor's own and used where it is. What it is, is for others to say.
     Fixed(PaRange),
+    /// This is offline, so it cannot go bad in use; as it is brought online it can.
+    Offline(PaRange),
     /// This is the root table of a guest that exists.
     Root(GuestId, Pa),
     /// So many bytes would have to be moved, and so many are free elsewhere.
@@ -222,6 +224,9 @@ impl Evacuation {
                 Owner::Hypervisor if !memory.is_in_pool(cover.head) => {
                     let fixed = Pa::from_page(at.into())..Pa::from_page(end.into());
                     return Self::refuse(Refusal::Fixed(fixed));
+                }
+                Owner::Offline if self.purpose == Use::Never => {
+                    return Self::refuse(Refusal::Offline(self.range.clone()));
                 }
                 Owner::Hypervisor | Owner::Retired | Owner::Offline | Owner::Bad => {}
             }

@@ -86,6 +86,9 @@ pub struct Machine {
     pub model: String<64>,
     /// Memory, in bytes; as listed, neither sorted nor merged.
     pub memory: Vec<Range<u64>, MAX_MEMORY_RANGES>,
+    /// Memory that is there and not to be used before somebody says so: nodes with `status = "disabled"`. It is not in
+    /// `memory`.
+    pub offline: Vec<Range<u64>, MAX_MEMORY_RANGES>,
     /// What of it must not be touched.
     pub reserved: Vec<Range<u64>, MAX_RESERVED_RANGES>,
     /// The CPUs, in the order of their nodes; those beyond [`MAX_CPUS`] are left out, and stay off.
@@ -136,6 +139,7 @@ impl Machine {
         Ok(Self {
             model,
             memory: found.memory,
+            offline: reader::offline(tree)?,
             reserved: reader::reserved(tree)?,
             cpus: reader::cpus(tree)?,
             conduit: found.conduit.ok_or(PlatformError::MissingNode { what: "PSCI" })?,

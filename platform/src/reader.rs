@@ -209,6 +209,31 @@ pub fn uart(node: &FdtNode<'_>, sizes: CellSizes, cells: usize) -> Result<Uart, 
     Ok(Uart { registers, interrupt })
 }
 
+/// Lists the memory whose nodes say that it is there and not operational yet (Devicetree Specification 0.4, 2.3.4:
+/// "disabled"). What belongs to the Secure world says so too, and is left out: it will never be.
+pub fn offline(tree: Fdt<'_>) -> Result<Vec<Range<u64>, MAX_MEMORY_RANGES>, PlatformError> {
+    let mut offline = Vec::new();
+    let root = tree.root();
+    let sizes = CellSizes::below(&root);
+    let is = |node: &FdtNode<'_>, property, value: &[u8]| {
+        node.property(property).is_some_and(|property| property.value() == value)
+    };
+    for node in root.children() {
+        let memory = is(&node, "device_type", b"memory\0") && is(&node, "status", b"disabled\0");
+        if memory && node.property("secure-status").is_none() {
+            sizes.ranges(&node, "memory", |range| {
+                if range.is_empty() {
+                    return Ok(());
+                }
+                let what = "ranges of memory";
+                let full = PlatformError::TooMany { what, most: MAX_MEMORY_RANGES };
+                offline.push(range).map_err(|_| full)
+            })?;
+        }
+    }
+    Ok(offline)
+}
+
 /// Lists the CPUs that are not disabled.
 pub fn cpus(tree: Fdt<'_>) -> Result<Vec<Cpu, MAX_CPUS>, PlatformError> {
     let node = tree.find_node("/cpus").ok_or(PlatformError::MissingNode { what: "/cpus" })?;

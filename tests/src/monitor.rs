@@ -29,6 +29,10 @@ pub struct Owners {
     pub hypervisor: u64,
     /// What the loader brought.
     pub bundle: u64,
+    /// Nobody's: taken offline.
+    pub offline: u64,
+    /// Nobody's: not to be used.
+    pub bad: u64,
     /// Taken from the free, and not yet anybody's.
     pub in_hand: u64,
     /// Each guest's.
@@ -56,6 +60,8 @@ impl Owners {
             + self.hypervisor
             + self.bundle
             + self.in_hand
+            + self.offline
+            + self.bad
             + guests
             + self.all_tables()
     }
@@ -69,7 +75,8 @@ impl Owners {
                 "retired" => owners.retired = bytes,
                 "hypervisor" | "hypervisor, pool" => owners.hypervisor += bytes,
                 "bundle" => owners.bundle = bytes,
-                "bad" => {}
+                "offline" => owners.offline = bytes,
+                "bad" => owners.bad = bytes,
                 "in hand" => owners.in_hand = bytes,
                 guest => {
                     owners.guests.insert(guest.into(), bytes);

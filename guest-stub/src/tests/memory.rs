@@ -3,9 +3,12 @@
 
 use crate::arch::mmu;
 use crate::arch::probe::{self, Access, Class};
+use crate::arch::time;
 use crate::memory::{self, Range};
 use crate::outcome::Outcome;
 use crate::run::Stub;
+use crate::tests::balloon::{Seen, expect, fill};
+use crate::virtio::balloon::fresh_block;
 
 /// What word `address` holds in pass `pass`.
 fn pattern(address: u64, pass: u64) -> u64 {
@@ -99,5 +102,37 @@ pub fn holes(stub: &Stub) -> Outcome {
         }
     }
     let _ = stub;
+    Ok(())
+}
+
+/// A page whose memory fails, as the monitor is told meanwhile: an external abort at each access from then on, and its
+/// neighbours keep what they hold.
+pub fn failing(stub: &Stub) -> Outcome {
+    let block = fresh_block()?;
+    let bad = Range::sized(block.start + 3 * memory::PAGE, memory::PAGE);
+    fill(block);
+    say!("note memory-failing: {:#x} may fail", bad.start);
+    let seconds = stub.orders.number("seconds", 240);
+    let mut other = None;
+    let failed = time::poll(seconds * 1_000_000, || match probe::read(bad.start) {
+        Ok(_) => false,
+        Err(fault) => {
+            other = Some(fault).filter(|fault| fault.class() != Class::External);
+            true
+        }
+    });
+    ensure!(failed, "it did not fail within {seconds} s");
+    if let Some(fault) = other {
+        fail!("a fault that is no external abort: ESR {:#x}", fault.esr);
+    }
+    for access in [Access::Read8, Access::Write64, Access::ReadPair, Access::Exclusive] {
+        let again = access.at(bad.start + 8, 0).map_err(|fault| fault.class());
+        ensure!(again == Err(Class::External), "{access:?} of it afterwards: {again:?}");
+    }
+    for around in
+        [Range { start: block.start, end: bad.start }, Range { start: bad.end, end: block.end }]
+    {
+        expect(around, "beside it", |seen| seen == Seen::Marked)?;
+    }
     Ok(())
 }

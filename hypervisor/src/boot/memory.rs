@@ -5,6 +5,8 @@ use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::arch;
 use crate::arch::boot::image;
 use crate::mem::{FrameTable, LayoutError, Memory, RangeError, Record};
+use crate::monitor::parse;
+use crate::system;
 use core::fmt;
 use heapless::Vec;
 use sluice_platform::{MAX_MEMORY_RANGES, Machine};
@@ -16,6 +18,9 @@ const POOL: u64 = 512 << 10;
 /// The least that must be left for guests, in bytes.
 const LEAST: u64 = 16 << 20;
 
+/// The most ranges that are offline from the start.
+const MAX_OFFLINE: usize = MAX_MEMORY_RANGES + 16;
+
 /// Why there is no plan.
 #[derive(Clone, Debug)]
 pub enum PlanError {
@@ -23,6 +28,9 @@ pub enum PlanError {
     TooLittle { wanted: u64, have: u64 },
     /// Ranges that overlap, or above 16 TiB.
     BadRange(PaRange),
+    /// What is to be offline from the start cannot be: `offline=` says no range, or one that is not all memory in one
+    /// piece, or in which Sluice or its bundle was loaded.
+    CannotBeOffline(Option<PaRange>),
 }
 
 impl fmt::Display for PlanError {
@@ -34,6 +42,14 @@ impl fmt::Display for PlanError {
                 have >> 10,
                 wanted >> 10,
                 LEAST >> 20
+            ),
+            Self::CannotBeOffline(None) => f.write_str(
+                "offline= is followed by ranges of physical memory with commas between them, as 0x80000000+256M",
+            ),
+            Self::CannotBeOffline(Some(range)) => write!(
+                f,
+                "{}..{} cannot be offline: not all of it is memory, or Sluice or its guests were loaded there",
+                range.start, range.end
             ),
             Self::BadRange(range) => write!(
                 f,
@@ -62,11 +78,13 @@ pub struct Plan {
     own: Vec<PaRange, 4>,
     /// What the device tree reserves.
     reserved: Vec<PaRange, 32>,
+    /// What is offline from the start.
+    offline: Vec<PaRange, MAX_OFFLINE>,
 }
 
 fn sorted(machine: &Machine) -> Result<Ranges, PlanError> {
     let mut memory = Ranges::new();
-    for range in &machine.memory {
+    for range in machine.memory.iter().chain(&machine.offline) {
         let start = Pa::new(range.start).align_up(PAGE_SIZE);
         let end = Pa::new(range.end).align_down(PAGE_SIZE);
         // There are as many places as the device tree can name ranges.
@@ -86,6 +104,24 @@ fn sorted(machine: &Machine) -> Result<Ranges, PlanError> {
         }
     }
     Ok(merged)
+}
+
+/// Collects what is to be offline from the start, by the device tree and by the command line.
+fn offline(machine: &Machine) -> Result<Vec<PaRange, MAX_OFFLINE>, PlanError> {
+    let mut offline = Vec::new();
+    let mut add = |range| offline.push(range).map_err(|_| PlanError::CannotBeOffline(None));
+    for range in &machine.offline {
+        let start = Pa::new(range.start).align_up(PAGE_SIZE);
+        let end = Pa::new(range.end).align_down(PAGE_SIZE);
+        if let Some(start) = start.filter(|start| *start < end) {
+            add(start..end)?;
+        }
+    }
+    let words = system::argument(&machine.arguments, "offline");
+    for word in words.iter().flat_map(|words| words.split(',')) {
+        add(parse::pa_range(word).ok_or(PlanError::CannotBeOffline(None))?)?;
+    }
+    Ok(offline)
 }
 
 fn size(range: &PaRange) -> u64 {
@@ -112,6 +148,15 @@ impl Plan {
             let _ = reserved.push(range);
         }
 
+        let offline = offline(machine)?;
+        for range in &offline {
+            let whole = memory.iter().any(|one| one.start <= range.start && range.end <= one.end);
+            let mut used = own.iter().chain(&bundle);
+            if !whole || used.any(|one: &PaRange| one.start < range.end && range.start < one.end) {
+                return Err(PlanError::CannotBeOffline(Some(range.clone())));
+            }
+        }
+
         let records = FrameTable::records_for(&memory) as u64;
         let frames = (records * size_of::<Record>() as u64).next_multiple_of(PAGE_SIZE);
         let gibibytes: u64 = memory.iter().map(|range| (size(range) >> 30) + 2).sum();
@@ -125,6 +170,7 @@ impl Plan {
             pool: Pa::new(0)..Pa::new(0),
             own,
             reserved,
+            offline,
         };
         let start = plan.room(wanted)?;
         let at = |offset: u64| Pa::new(start.as_u64() + offset);
@@ -135,7 +181,7 @@ impl Plan {
     }
 
     fn occupied(&self) -> impl Iterator<Item = &PaRange> {
-        self.own.iter().chain(&self.bundle).chain(&self.reserved)
+        self.own.iter().chain(&self.bundle).chain(&self.reserved).chain(&self.offline)
     }
 
     /// Finds the lowest `wanted` bytes in one piece that nothing occupies.
@@ -195,6 +241,9 @@ impl Plan {
         }
         for range in &self.reserved {
             self.claim_inside(range, &|part| memory.claim_bad(part))?;
+        }
+        for range in &self.offline {
+            memory.claim_offline(range.clone())?;
         }
         for range in &self.memory {
             memory.add_free(range.clone())?;

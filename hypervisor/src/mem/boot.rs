@@ -91,10 +91,21 @@ impl Memory {
         Ok(())
     }
 
-    /// Claims `range` as memory that is offline from the start, until it is brought [online](Memory::online_some).
+    /// Claims what of `range` is not claimed yet as memory that is offline from the start, until it is brought
+    /// [online](Memory::online_some).
     pub fn claim_offline(&self, range: PaRange) -> Result<(), RangeError> {
-        self.claim(&range, Kind::Offline, "")?;
-        self.offline.fetch_add(range.end.page() - range.start.page(), Ordering::Relaxed);
+        self.check(&range)?;
+        let mut known = self.known.lock();
+        let mut from = range.start.page();
+        while let Some((start, to)) = known.gap(from, range.end.page()) {
+            known.push(start, to, "")?;
+            for (first, order) in blocks(&(Pa::from_page(start)..Pa::from_page(to)), Order::MAX) {
+                self.table.at(first).set_head(Head::new(Kind::Offline, order));
+            }
+            self.total.fetch_add(to - start, Ordering::Relaxed);
+            self.offline.fetch_add(to - start, Ordering::Relaxed);
+            from = to;
+        }
         Ok(())
     }
 

@@ -83,6 +83,9 @@ impl fmt::Display for Why<'_> {
                 write!(f, "{} to {} is being emptied; one range at a time", other.start, other.end)
             }
             Refusal::NotMemory(_) => f.write_str("not all of the range is memory, in one piece"),
+            Refusal::Offline(range) => {
+                write!(f, "{} is offline, and so not in use; bring it online first", range.start)
+            }
             Refusal::Fixed(range) => {
                 let frame = Frame::containing(range.start).unwrap_or(Frame::new(0));
                 write!(

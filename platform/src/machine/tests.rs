@@ -25,6 +25,13 @@ const BOARD: &str = r#"
     };
     memory@80000000 { device_type = "memory"; reg = <0x80000000 0x8000000>, <0x90000000 0x4000000>; };
     memory@a0000000 { device_type = "memory"; reg = <0xa0000000 0x1000000>; };
+    memory@b0000000 { device_type = "memory"; reg = <0xb0000000 0x1000000>; status = "disabled"; };
+    memory@c0000000 {
+        device_type = "memory";
+        reg = <0xc0000000 0x1000000>;
+        status = "disabled";
+        secure-status = "okay";
+    };
     reserved-memory {
         #address-cells = <1>;
         #size-cells = <1>;
@@ -123,6 +130,7 @@ fn another_board_is_made_out() {
     assert_eq!(machine.model, "A board");
     let memory = [0x8000_0000..0x8800_0000, 0x9000_0000..0x9400_0000, 0xa000_0000..0xa100_0000];
     assert_eq!(machine.memory.as_slice(), &memory);
+    assert_eq!(machine.offline.as_slice(), &[0xb000_0000..0xb100_0000]);
     let reserved = [0x8000_0000..0x8001_0000, 0xa080_0000..0xa080_1000];
     assert_eq!(machine.reserved.as_slice(), &reserved);
     let affinities: Vec<u64> = machine.cpus.iter().map(|cpu| cpu.affinity).collect();
