@@ -1,11 +1,11 @@
 //! All that the stub can do, one line each.
 
 use crate::benches::{Measurement, balloon as balloon_bench, faults, traps, wakeups};
-use crate::hostile::{calls, mmio, pages, queues, registers, rings, storms, walks};
+use crate::hostile::{blocks, calls, mmio, pages, queues, registers, rings, storms, walks};
 use crate::outcome::{Outcome, Verdict};
 use crate::run::Stub;
 use crate::tests::{
-    balloon, cpu_features, float, gic, hammer, id_registers, memory, psci, smccc, timer, uart,
+    balloon, cpu_features, float, gic, hammer, id_registers, memory, plug, psci, smccc, timer, uart,
 };
 
 /// A test: its name, whether `all` and its group's name include it, and how it is run.
@@ -84,9 +84,20 @@ pub static TESTS: &[Test] = &[
     test("balloon-interrupts", balloon::interrupts),
     test("balloon-statistics", balloon::statistics),
     by_full_name("balloon-follow", balloon::follow),
+    test("plug-identity", plug::identity),
+    test("plug-block", plug::block),
+    test("plug-absent", plug::absent),
+    test("plug-many", plug::many),
+    test("plug-limit", plug::limit),
+    test("plug-reset", plug::reset),
+    test("plug-old-driver", plug::old_driver),
+    test("plug-interrupts", plug::interrupts),
+    test("plug-balloon", plug::with_balloon),
+    by_full_name("plug-follow", plug::follow),
     test("hammer-page", hammer::page),
     test("hammer-block", hammer::block),
     test("hammer-report", hammer::report),
+    test("hammer-plugged", hammer::plugged),
     test("hostile-calls", calls::random),
     test("hostile-cpu-on", calls::cpu_on),
     test("hostile-immediates", calls::immediates),
@@ -103,6 +114,10 @@ pub static TESTS: &[Test] = &[
     test("hostile-rings", rings::placed),
     test("hostile-own-page", rings::own_page),
     test("hostile-protocol", rings::protocol),
+    test("hostile-blocks", blocks::random),
+    test("hostile-block-requests", blocks::shapes),
+    test("hostile-block-resets", blocks::resets),
+    test("hostile-unplugged", blocks::unplugged_in_balloon),
     test("hostile-tables", walks::tables),
     test("hostile-table-gone", walks::table_given_away),
     test("hostile-devices", walks::devices_as_memory),

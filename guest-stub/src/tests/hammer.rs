@@ -1,9 +1,9 @@
 //! Once the hypervisor has returned a request to take a page, no vCPU reaches that page through a stale translation.
 //!
-//! The boot CPU gives a page away (or a block) that all others are reading and writing without pause. When the request
-//! has come back it raises a flag. A worker that has seen the flag *before* an access, and whose access succeeds all the
-//! same, has used a translation that should have been gone. The flag is stored with release after the used ring was read,
-//! and loaded with acquire before the access, so there is no other explanation.
+//! The boot CPU gives a page away (or a block, or unplugs one) that all others are reading and writing without pause.
+//! When the request has come back it raises a flag. A worker that has seen the flag *before* an access, and whose access
+//! succeeds all the same, has used a translation that should have been gone. The flag is stored with release after the
+//! used ring was read, and loaded with acquire before the access, so there is no other explanation.
 //!
 //! Where a page may come back by being touched (reporting; a machine that is no hypervisor's), workers only read, and it
 //! is the old contents that must not be seen once the flag is up.
@@ -19,6 +19,7 @@ use crate::run::Stub;
 use crate::smp;
 use crate::tests::balloon::{Seen, expect, fill};
 use crate::virtio::balloon::{Balloon, feature, fresh_block};
+use crate::virtio::mem::Mem;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Accesses that each worker makes before the page goes, and with the flag up.
@@ -211,6 +212,23 @@ pub fn report(stub: &Stub) -> Outcome {
             round(stub, number, block, || {
                 if lie { Ok(()) } else { Ok(balloon.report_free(&[block])?) }
             })?;
+        }
+        Ok(())
+    })
+}
+
+/// A plugged block: once the request to unplug it has come back, it is out of reach.
+pub fn plugged(stub: &Stub) -> Outcome {
+    let rounds = stub.orders.number("rounds", 64) as u32;
+    let lie = stub.orders.number("lie", 0) == 1;
+    let mut mem = Mem::open_empty(stub, 1)?;
+    let block = mem.blocks(0, 1);
+    MAY_COME_BACK.store(false, Ordering::Release);
+    with_workers(stub, || {
+        for number in 1..=rounds {
+            mem.must_plug(block)?;
+            expect(block, "plugged", |seen| seen == Seen::Zero)?;
+            round(stub, number, block, || if lie { Ok(()) } else { mem.must_unplug(block) })?;
         }
         Ok(())
     })

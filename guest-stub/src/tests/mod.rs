@@ -7,6 +7,7 @@ pub mod gic;
 pub mod hammer;
 pub mod id_registers;
 pub mod memory;
+pub mod plug;
 pub mod psci;
 pub mod smccc;
 pub mod timer;

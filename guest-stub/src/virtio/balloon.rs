@@ -95,7 +95,7 @@ impl Balloon {
         else {
             fail!("the balloon has no inflate and deflate queues of 64 descriptors")
         };
-        gic::enable(transport.interrupt, acknowledge);
+        gic::enable(transport.interrupt, mmio::acknowledge);
         transport.go();
         Ok(Self { transport, features, inflate, deflate, stats, report, buffer: page(4) })
     }
@@ -187,19 +187,6 @@ fn batches(range: Range) -> impl Iterator<Item = Range> {
         .map(move |start| Range { start, end: (start + step).min(range.end) })
 }
 
-/// Acknowledges whatever the balloon interrupted for.
-fn acknowledge(interrupt: u32) {
-    let Some(machine) = crate::run::machine() else { return };
-    if let Some(slot) = machine.slots().iter().find(|slot| slot.interrupt == interrupt) {
-        let transport = Transport::at(slot);
-        transport.write(mmio::INTERRUPT_ACK, transport.read(mmio::INTERRUPT_STATUS));
-        if transport.is_broken() {
-            // QEMU leaves the line of a device that needs a reset as it was: high.
-            gic::set_bit(interrupt, gic::register::ICENABLER);
-        }
-    }
-}
-
 /// Takes a fresh block of 2 MiB.
 ///
 /// # Errors
@@ -214,6 +201,6 @@ pub fn fresh_block() -> Result<Range, Verdict> {
 
 impl From<Silent> for Verdict {
     fn from(_: Silent) -> Self {
-        crate::outcome::failure(format_args!("the balloon did not return a request within 5 s"))
+        crate::outcome::failure(format_args!("the device did not return a request within 5 s"))
     }
 }

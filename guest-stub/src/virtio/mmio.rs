@@ -1,6 +1,7 @@
 //! The registers of a virtio-mmio device of version 2 (virtio 1.2, §4.2.2) and its status protocol (§3.1).
 
 use crate::arch::{mmio, time};
+use crate::gic;
 use crate::machine::{Device, Machine};
 
 pub const MAGIC: u64 = 0x0;
@@ -21,6 +22,7 @@ pub const STATUS: u64 = 0x70;
 pub const QUEUE_DESC: u64 = 0x80;
 pub const QUEUE_DRIVER: u64 = 0x90;
 pub const QUEUE_DEVICE: u64 = 0xa0;
+pub const CONFIG_GENERATION: u64 = 0xfc;
 pub const CONFIG: u64 = 0x100;
 
 /// Device status (§2.1).
@@ -143,5 +145,18 @@ impl Transport {
     /// Returns whether the device says that it cannot go on.
     pub fn is_broken(self) -> bool {
         self.read(STATUS) & status::NEEDS_RESET != 0
+    }
+}
+
+/// Acknowledges whatever a device interrupted for: the handler of all drivers.
+pub fn acknowledge(interrupt: u32) {
+    let Some(machine) = crate::run::machine() else { return };
+    if let Some(slot) = machine.slots().iter().find(|slot| slot.interrupt == interrupt) {
+        let transport = Transport::at(slot);
+        transport.write(INTERRUPT_ACK, transport.read(INTERRUPT_STATUS));
+        if transport.is_broken() {
+            // QEMU leaves the line of a device that needs a reset as it was: high.
+            gic::set_bit(interrupt, gic::register::ICENABLER);
+        }
     }
 }

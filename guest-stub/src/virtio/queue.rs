@@ -146,15 +146,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Offers the buffers as one chain and waits for it.
-    ///
-    /// # Errors
-    ///
-    /// [`Silent`] after five seconds.
-    pub fn submit(
-        &mut self,
-        buffers: impl ExactSizeIterator<Item = (Range, u16)>,
-    ) -> Result<(), Silent> {
+    /// Writes the buffers as one chain, from descriptor 0 on.
+    pub fn chain(&self, buffers: impl ExactSizeIterator<Item = (Range, u16)>) {
         let last = buffers.len().saturating_sub(1);
         for (index, (buffer, flags)) in buffers.enumerate() {
             let flags = flags | if index < last { NEXT } else { 0 };
@@ -168,6 +161,18 @@ impl Queue {
                 },
             );
         }
+    }
+
+    /// Offers the buffers as one chain and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Silent`] after five seconds.
+    pub fn submit(
+        &mut self,
+        buffers: impl ExactSizeIterator<Item = (Range, u16)>,
+    ) -> Result<(), Silent> {
+        self.chain(buffers);
         self.offer(0);
         self.notify();
         self.wait(5_000_000)
