@@ -6,8 +6,16 @@ use sluice_tests::artefacts::stub;
 use sluice_tests::ensure;
 use sluice_tests::failure::{Failure, Outcome};
 use sluice_tests::machine::{COMMAND, Plan};
+use sluice_tests::monitor::number;
 
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// What the stub may plug at most, and what it is asked to.
+const PLUGGABLE: u64 = 256 * MIB;
+const PLUGGED: u64 = 64 * MIB;
+/// What the memory device plugs as one.
+const BLOCK: u64 = 2 * MIB;
+const MIB: u64 = 1 << 20;
 
 /// What the stub said of its tests.
 struct Report {
@@ -20,8 +28,12 @@ fn run(name: &str, image: &str, orders: &str, vcpus: u32, model: &str) -> Outcom
     let mut guest = stub(orders)?;
     guest.vcpus = vcpus;
     guest.memory = 512 << 20;
+    guest.maximum_memory = Some(guest.memory + PLUGGABLE);
+    guest.held = true;
     let mut machine =
         Plan::with_image(name, image, &[guest])?.cpu(model).cpus(vcpus.max(2)).start()?;
+    machine.ask(&format!("plug stub {}M", PLUGGED / MIB))?;
+    machine.ask("start stub")?;
     machine.expect(r"stub: ready", PATIENCE)?;
     machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
     machine.wait_for_end(COMMAND)?;
@@ -63,6 +75,39 @@ fn everything_holds_on_an_early_cpu_and_on_one_with_all_features() -> Outcome {
 #[test]
 fn no_stale_translation_survives_an_inflate() -> Outcome {
     all_pass("stub-hammer", "test=hammer", 4, "cortex-a72")
+}
+
+/// A plugged block is hammered while it is unplugged, and the memory device is told what makes no sense.
+#[test]
+fn unplugged_memory_is_out_of_reach() -> Outcome {
+    let orders = "test=plug test=hammer-plugged test=hostile-blocks test=hostile-block \
+                  test=hostile-unplugged rounds=100";
+    all_pass("stub-plug", orders, 4, "cortex-a72")
+}
+
+/// A driver follows what the host wants, and keeps what it cannot spare, which the host is told.
+#[test]
+fn a_driver_follows_what_the_host_wants() -> Outcome {
+    let mut guest = stub("test=plug-follow seconds=600 keep=3")?;
+    guest.memory = 64 << 20;
+    guest.maximum_memory = Some(guest.memory + PLUGGABLE);
+    let mut machine = Plan::new("stub-follow", &[guest])?.append("when-off=stay").start()?;
+    machine.expect(r"note plug-follow: ready", PATIENCE)?;
+    let end = machine.control()?.do_whole("plug stub 32M", COMMAND)?;
+    ensure!(end.get("whole") == Some(&true.into()), "plug: {end}");
+    machine.expect(r"note plug-follow: 32 MiB plugged", COMMAND)?;
+    let end = machine.control()?.do_whole("unplug stub 32M", COMMAND)?;
+    ensure!(end.get("whole") == Some(&false.into()), "unplug: {end}");
+    ensure!(number(&end, "left")? == 3 * BLOCK, "unplug: {end}");
+    machine.audit()?;
+    // It may have again what it was asked to give back.
+    let end = machine.control()?.do_whole("plug stub 64M", COMMAND)?;
+    ensure!(number(&end, "plugged")? == 64 * MIB + 3 * BLOCK, "plug: {end}");
+    machine.ask("off stub")?;
+    let after = machine.owners_at_rest()?;
+    ensure!(after.guest("stub") == 0, "it is off and owns {} bytes", after.guest("stub"));
+    ensure!(after.accounted() == after.total, "lost: {after:?}");
+    Ok(())
 }
 
 /// The same with the TLB maintenance left out: the hammering must notice.

@@ -260,7 +260,8 @@ fn own_queue(stub: &Stub) -> Outcome {
 pub fn resets(stub: &Stub) -> Outcome {
     let mut mem = Mem::open_empty(stub, 8)?;
     let all = mem.blocks(0, 8);
-    for round in 0..stub.orders.number("rounds", 20) {
+    let (rounds, mut at_work) = (stub.orders.number("rounds", 20), 0);
+    for round in 0..rounds {
         let plugged = mem.config().plugged != 0;
         let kind = match (plugged, round % 4) {
             (false, _) => kind::PLUG,
@@ -271,15 +272,12 @@ pub fn resets(stub: &Stub) -> Outcome {
         mem.queue.chain([(request, 0), (response, WRITE)].into_iter());
         mem.queue.offer(0);
         mem.queue.notify();
-        time::poll(round * 5, || false);
+        time::poll(round % 20 * 100, || false);
         if round % 3 == 0 {
             mem.transport.write(mmio::QUEUE_SEL, 0);
             mem.transport.write(mmio::QUEUE_READY, 0);
         }
-        let silent = mem.queue.used() == mem.queue.seen;
-        if silent {
-            say!("note hostile-block-resets: round {round} reset the device at work");
-        }
+        at_work += u32::from(mem.queue.used() == mem.queue.seen);
         drop(mem);
         mem = Mem::open(stub)?;
         says_what_is(&mut mem)?;
@@ -288,6 +286,7 @@ pub fn resets(stub: &Stub) -> Outcome {
             ensure!(answer == ACK, "unplugging everything: {answer:?}");
         }
     }
+    say!("note hostile-block-resets: {at_work} of {rounds} resets found the device at work");
     let answer = mem.unplug_all()?;
     ensure!(answer == ACK, "unplugging everything: {answer:?}");
     expect_edges(all, "in the end", Seen::Gone)

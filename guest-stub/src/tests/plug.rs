@@ -260,6 +260,7 @@ pub fn follow(stub: &Stub) -> Outcome {
     let interrupt = mem.transport.interrupt;
     let before = cpu::this().count(interrupt);
     let mut told = false;
+    say!("note plug-follow: ready");
     let end = time::now() + stub.orders.number("seconds", 10) * time::frequency();
     while time::now() < end {
         let requested = mem.config().requested;
