@@ -188,10 +188,15 @@ impl Cpu {
                 }
                 if now < self.devices_until || loaded.vcpu.state() == State::Waiting {
                     let done = loaded.guest.device_step(self.system);
+                    let more = loaded.guest.has_device_work();
+                    if !more {
+                        // What comes next has a whole turn.
+                        self.devices_until = 0;
+                    }
                     if done && exit::interrupts::take(self.system, Some(loaded)) {
                         return;
                     }
-                    if done && loaded.guest.has_device_work() {
+                    if done && more {
                         continue;
                     }
                 } else {

@@ -4,7 +4,7 @@ use super::{BalloonSlot, Guest};
 use crate::addr::{Ipa, IpaRange};
 use crate::arch::time;
 use crate::device::gic::intid;
-use crate::device::virtio::balloon::{BATCH, BalloonBackend, Mistake, Outcome, feature};
+use crate::device::virtio::balloon::{BalloonBackend, Mistake, Outcome, feature};
 use crate::device::virtio::{Context, Progress};
 use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason, Width};
 use crate::guest::layout;
@@ -37,6 +37,11 @@ impl GuestMemory for DeviceView<'_> {
     }
 }
 
+/// How many pages one step takes or returns: some 15,000 instructions, with one flush for all of them.
+const PAGES_A_STEP: usize = 64;
+/// How many reported ranges one step takes.
+const RANGES_A_STEP: usize = 6;
+
 /// The balloon's hands on a guest's memory.
 pub struct Hands(&'static Guest);
 
@@ -46,8 +51,8 @@ impl Hands {
         pages: &[u32],
         take: impl FnOnce(&[Ipa]) -> Result<Pages, TakeError>,
     ) -> Outcome {
-        let mut ipas = [Ipa::new(0); BATCH];
-        let count = pages.len().min(BATCH);
+        let mut ipas = [Ipa::new(0); PAGES_A_STEP];
+        let count = pages.len().min(PAGES_A_STEP);
         for (ipa, page) in ipas.iter_mut().zip(pages) {
             *ipa = Ipa::from_page(u64::from(*page));
         }
@@ -96,7 +101,7 @@ impl BalloonBackend for Hands {
 
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         let mut outcome = Outcome::default();
-        for range in ranges {
+        for range in ranges.iter().take(RANGES_A_STEP) {
             match self.0.space.take_reported(range.clone()) {
                 Ok(taken) => {
                     // A report is a hint: what one call does not get to stays the guest's.
