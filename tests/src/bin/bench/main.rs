@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         ("operations", operations as fn() -> Outcome),
         ("boot", boot),
         ("balloon", balloon),
+        ("plug", plug),
         ("memory", memory),
         ("hotplug", hotplug::hotplug),
     ];
@@ -178,6 +179,27 @@ fn balloon() -> Outcome {
             std::thread::sleep(Duration::from_millis(1));
         }
         line(what, (count.so_far()? - before) as f64 / 1e6, wanted);
+    }
+    machine.power_off_guest()?;
+    machine.wait_for_end(COMMAND)?;
+    Ok(())
+}
+
+/// Memory plugged into a guest and unplugged again; all of the machine's instructions, the guest's own among them.
+fn plug() -> Outcome {
+    heading("A guest of 512 MiB, millions of instructions", "   measured     wanted");
+    let mut guest = one_vcpu("memhp_default_state=online_movable")?;
+    guest.memory = 512 * MIB;
+    guest.maximum_memory = Some(1536 * MIB);
+    let plan = Plan::new("bench-plug", &[guest])?.memory("3G").cpus(1).append("zeroed=2G");
+    let (plan, count) = Instructions::of(plan)?;
+    let mut machine = plan.start()?;
+    machine.shell()?;
+    for (what, command) in [("plug 1 GiB", "plug linux 1G"), ("unplug 1 GiB", "unplug linux 1G")] {
+        let before = count.so_far()?;
+        let end = machine.control()?.do_whole(command, PATIENCE)?;
+        ensure!(end.get("whole") == Some(&true.into()), "{command}: {end}");
+        line(what, (count.so_far()? - before) as f64 / 1e6, f64::NAN);
     }
     machine.power_off_guest()?;
     machine.wait_for_end(COMMAND)?;
