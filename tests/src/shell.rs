@@ -19,6 +19,22 @@ pub struct MemInfo {
 }
 
 impl Machine {
+    /// Shows the console of this guest: what is typed goes there from now on.
+    ///
+    /// # Errors
+    /// There is no such guest.
+    pub fn show(&mut self, guest: &str) -> Outcome {
+        for _ in 0..16 {
+            self.type_text("\x1d")?;
+            let said =
+                self.expect(r"-- (?:console of guest (\S+)|monitor); [^\n]*--\s*\n", COMMAND)?;
+            if said[1] == guest {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(format!("no console of guest {guest}")))
+    }
+
     /// Waits until Linux has booted on the console, and takes its shell over: no echo, no
     /// prompt. Gives what its first process says: version, CPUs, KiB of memory.
     ///
