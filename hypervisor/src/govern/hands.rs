@@ -2,6 +2,7 @@
 
 use super::sample::{Sample, Told};
 use super::transfer::{Guests, View};
+use super::wishes;
 use crate::addr::PAGE_SIZE;
 use crate::arch::time;
 use crate::guest::Guest;
@@ -55,8 +56,9 @@ impl Hands {
     }
 }
 
-impl Guests for Hands {
-    fn view(&self, number: usize) -> Option<View> {
+impl Hands {
+    /// Returns how a guest's devices are; of those that a program in it would ask for by the service nothing.
+    fn devices(&self, number: usize) -> Option<View> {
         self.with(number, |guest| {
             let slot = guest.balloon.lock();
             let (balloon, actual) = (slot.is_live(), slot.device().actual());
@@ -75,24 +77,54 @@ impl Guests for Hands {
             }
         })
     }
+}
+
+impl Guests for Hands {
+    fn view(&self, number: usize) -> Option<View> {
+        let mut view = self.devices(number)?;
+        self.with(number, |guest| {
+            if !view.balloon && guest.service.listens() {
+                view.ballooned = wishes::missing(guest, &guest.space.ram());
+                view.balloon = true;
+            }
+            if !view.plug && wishes::may_grow(guest) {
+                let region = guest.space.hotplug();
+                view.plugged = guest.space.present(region.clone());
+                view.plug_limit = wishes::bytes(&region);
+                view.plug = true;
+            }
+        })?;
+        Some(view)
+    }
 
     fn set_balloon(&mut self, number: usize, bytes: u64) {
         let system = self.0;
-        // Whether its driver does it shows.
+        let rest = |guest: &Guest| guest.config.memory.saturating_sub(bytes);
+        // Whether it does it shows.
         self.with(number, |guest| {
-            guest.set_memory_target(system, guest.config.memory.saturating_sub(bytes));
+            if guest.balloon.lock().is_live() || !guest.service.listens() {
+                guest.set_memory_target(system, rest(guest));
+            } else {
+                wishes::wish(guest, &guest.space.ram(), rest(guest));
+            }
         });
     }
 
     fn set_plug(&mut self, number: usize, bytes: u64) {
         let system = self.0;
-        self.with(number, |guest| guest.set_plug_target(system, bytes));
+        self.with(number, |guest| {
+            if wishes::may_grow(guest) {
+                wishes::wish(guest, &guest.space.hotplug(), bytes);
+            } else {
+                guest.set_plug_target(system, bytes);
+            }
+        });
     }
 }
 
 /// Looks how a guest is that is on. `used`: what passes over its access flags have seen, in bytes.
 pub fn sample(hands: &Hands, number: usize, used: Option<u64>) -> Option<Sample> {
-    let view = hands.view(number)?;
+    let view = hands.devices(number)?;
     let told = hands.with(number, |guest| {
         let slot = guest.balloon.lock();
         let statistics = slot.device().statistics();

@@ -16,6 +16,8 @@ pub mod sample;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+#[cfg(target_os = "none")]
+mod wishes;
 
 #[cfg(target_os = "none")]
 pub use governor::{due, is_on, journal, reclaim_now, set_on, snapshot, step};

@@ -27,9 +27,9 @@ pub struct View {
     pub plug_limit: u64,
     /// Memory is plugged in multiples of this.
     pub block: u64,
-    /// It has a driver for its balloon.
+    /// It has a driver for its balloon, or does the like by the service.
     pub balloon: bool,
-    /// It has a driver for memory that is plugged.
+    /// It has a driver for memory that is plugged, or does the like by the service.
     pub plug: bool,
     /// What it keeps in any case.
     pub floor: u64,
