@@ -14,13 +14,31 @@ const SIZE: u64 = 16 * MIB;
 /// What can be asked of the memory manager. The numbers choose among what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Allocate { order: u8, ready: bool },
+    Allocate {
+        order: u8,
+        ready: bool,
+    },
     GiveBack(usize),
-    Assign { block: usize, guest: usize, page: u64 },
-    Split { block: usize, by: u8 },
-    Merge { block: usize },
-    Retire { block: usize, count: usize, tables: usize },
-    Table { guest: usize },
+    Assign {
+        block: usize,
+        guest: usize,
+        page: u64,
+    },
+    Split {
+        block: usize,
+        by: u8,
+    },
+    Merge {
+        block: usize,
+    },
+    Retire {
+        block: usize,
+        count: usize,
+        tables: usize,
+    },
+    Table {
+        guest: usize,
+    },
     GiveBackTable(usize),
     Own,
     GiveBackOwn(usize),
@@ -28,7 +46,32 @@ enum Step {
     Unpin,
     Idle(usize),
     Quiesce,
-    FailOnce { after: u64 },
+    FailOnce {
+        after: u64,
+    },
+    Isolate {
+        start: u64,
+        pages: u64,
+    },
+    Carve(usize),
+    /// Offline if all of it is withheld, else free again.
+    EndIsolation {
+        bad: bool,
+    },
+    Online {
+        start: u64,
+        pages: u64,
+    },
+    Unclean {
+        order: u8,
+    },
+}
+
+/// Ranges of any size and alignment.
+fn range() -> impl Strategy<Value = (u64, u64)> {
+    let pages = SIZE / 4096;
+    (0..pages, prop_oneof![1..pages, 1..64u64])
+        .prop_map(move |(start, size)| (start, size.min(pages - start)))
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -51,6 +94,11 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..30usize).prop_map(Step::Idle),
         2 => Just(Step::Quiesce),
         1 => (0..3u64).prop_map(|after| Step::FailOnce { after }),
+        3 => range().prop_map(|(start, pages)| Step::Isolate { start, pages }),
+        4 => (1..60usize).prop_map(Step::Carve),
+        3 => prop::bool::weighted(0.1).prop_map(|bad| Step::EndIsolation { bad }),
+        3 => range().prop_map(|(start, pages)| Step::Online { start, pages }),
+        2 => (0..=11u8).prop_map(|order| Step::Unclean { order }),
     ]
 }
 
@@ -67,6 +115,10 @@ struct World {
     /// What was retired since the pin.
     held: Vec<Frame>,
     last: Option<GracePeriod>,
+    /// What is being emptied, and whether all that was free in it is withheld.
+    isolated: Option<(Isolated, bool)>,
+    /// Frames that are never to be seen again.
+    bad: u64,
 }
 
 fn words(first: Frame, order: Order) -> impl Iterator<Item = *mut u64> {
@@ -101,8 +153,57 @@ impl World {
         memory.set_clean_watermark(4 * MIB / 4096);
         memory.set_retired_bound(u64::MAX);
         let (in_hand, blocks, tables, own) = Default::default();
-        let (pin, held, last) = Default::default();
-        Self { memory, range, in_hand, blocks, tables, own, pin, held, last }
+        let (pin, held, last, isolated) = Default::default();
+        let bad = 0;
+        Self { memory, range, in_hand, blocks, tables, own, pin, held, last, isolated, bad }
+    }
+
+    fn pages(&self, start: u64, pages: u64) -> PaRange {
+        let first = self.range.start.page() + start;
+        Pa::from_page(first)..Pa::from_page(first + pages)
+    }
+
+    /// Nothing that is isolated can be had.
+    fn check_had(&self, first: Frame, order: Order) {
+        if let Some((isolated, true)) = &self.isolated {
+            let range = isolated.range();
+            let end = Pa::new(first.pa().as_u64() + order.bytes());
+            assert!(end <= range.start || range.end <= first.pa(), "{first:?} of {range:?}");
+        }
+    }
+
+    fn end_isolation(&mut self, bad: bool) {
+        let Some((isolated, _)) = self.isolated.take() else { return };
+        let range = isolated.range();
+        let owners = (range.start.page()..range.end.page())
+            .map(|page| self.memory.frames().owner_of(Frame::new(page as u32)).owner);
+        let mut owners = owners.filter(|owner| *owner != Owner::Bad);
+        if owners.any(|owner| owner != Owner::Offline) {
+            self.memory.release(isolated);
+        } else if bad {
+            let before = self.memory.counts();
+            self.memory.settle(isolated, Use::Never);
+            while self.memory.end_step() {}
+            let after = self.memory.counts();
+            self.bad += after.bad - before.bad;
+            assert_eq!(after.bad + after.offline, before.bad + before.offline);
+        } else {
+            self.memory.settle(isolated, Use::Offline);
+        }
+        while self.memory.end_step() {}
+    }
+
+    fn online(&self, range: &PaRange) {
+        let (mut from, before) = (Some(range.start), self.memory.counts().offline);
+        let mut frames = 0;
+        while let Some(at) = from {
+            let Ok((next, some)) = self.memory.online_some(range, at) else {
+                assert!(self.isolated.is_some(), "nothing is being emptied");
+                return;
+            };
+            (from, frames) = (next, frames + some);
+        }
+        assert_eq!(self.memory.counts().offline, before - frames);
     }
 
     fn block(&self, choice: usize) -> Option<(Frame, (Order, GuestId, Ipa))> {
@@ -120,6 +221,7 @@ impl World {
                 if let Ok(block) = block {
                     assert_eq!(block.order(), order);
                     assert!(is_zero(block.first(), order), "what is allocated is zeroed");
+                    self.check_had(block.first(), order);
                     self.in_hand.push(block);
                 }
             }
@@ -168,6 +270,7 @@ impl World {
                 let guest = GuestId::new(guest).expect("a small number");
                 if let Ok(table) = memory.table_frame(guest) {
                     assert!(is_zero(table.frame(), Order::PAGE), "a table is zeroed");
+                    self.check_had(table.frame(), Order::PAGE);
                     self.tables.push(table);
                 }
             }
@@ -211,6 +314,30 @@ impl World {
                 }
             }
             Step::FailOnce { after } => memory.fail_once_after(after),
+            Step::Isolate { start, pages } => {
+                let range = self.pages(start, pages);
+                match memory.isolate(range) {
+                    Ok(isolated) => self.isolated = Some((isolated, false)),
+                    Err(error) => {
+                        assert!(self.isolated.is_some() && matches!(error, IsolateError::Busy(_)));
+                    }
+                }
+            }
+            Step::Carve(steps) => {
+                if let Some((isolated, carved)) = &mut self.isolated {
+                    *carved |= (0..steps).any(|_| !memory.carve_some(isolated));
+                }
+            }
+            Step::EndIsolation { bad } => self.end_isolation(bad),
+            Step::Online { start, pages } => self.online(&self.pages(start, pages)),
+            Step::Unclean { order } => {
+                let order = Order::new(order).expect("11 at most");
+                if let Ok(block) = memory.allocate_unclean(order) {
+                    self.check_had(block.first(), order);
+                    scribble(block.first(), order);
+                    memory.give_back_unclean(block);
+                }
+            }
         }
     }
 
@@ -260,6 +387,8 @@ impl World {
         assert_eq!(counts.in_hand(), in_hand);
         assert_eq!(sum(Owner::Free), counts.free() + in_hand);
         assert_eq!(sum(Owner::Retired), counts.retired);
+        assert_eq!(sum(Owner::Offline), counts.offline);
+        assert_eq!((sum(Owner::Bad), counts.bad), (self.bad, self.bad));
         assert_eq!(sum(Owner::Hypervisor), counts.hypervisor + counts.pool);
         assert_eq!(counts.hypervisor, self.own.len() as u64);
         for guest in (0..3).filter_map(GuestId::new) {
@@ -286,6 +415,11 @@ impl World {
     fn finish(mut self) {
         self.apply(Step::Unpin);
         self.memory.fail_never();
+        if let Some((isolated, _)) = self.isolated.take() {
+            self.memory.release(isolated);
+            while self.memory.end_step() {}
+        }
+        self.online(&self.range);
         self.in_hand.drain(..).for_each(|block| self.memory.give_back(block));
         self.tables.drain(..).for_each(|table| self.memory.give_back_table(table));
         self.own.drain(..).for_each(|frame| self.memory.give_back_hypervisor(frame));
@@ -298,7 +432,7 @@ impl World {
         self.check();
         let counts = self.memory.counts();
         assert_eq!((counts.dirty, counts.retired, counts.in_hand()), (0, 0, 0));
-        assert_eq!(counts.clean + counts.pool, counts.total);
+        assert_eq!(counts.clean + counts.pool + counts.bad, counts.total);
         // Nothing is left that could merge: as large as what the pool left allows.
         let free = self.memory.frames().iter().filter(|cover| cover.owner == Owner::Free);
         let orders: BTreeMap<Frame, Order> = free.map(|cover| (cover.head, cover.order)).collect();
@@ -306,7 +440,7 @@ impl World {
             let buddy = Frame::new(first.number() ^ order.frames());
             assert_ne!(orders.get(&buddy), Some(&order), "two buddies are free and apart");
         }
-        if counts.pool == BLOCK_2M / 4096 {
+        if counts.pool == BLOCK_2M / 4096 && self.bad == 0 {
             let orders: Vec<u8> = orders.values().map(|order| order.get()).collect();
             assert_eq!(orders, [9, 10, 11], "all but the pool's 2 MiB, in the largest blocks");
         }

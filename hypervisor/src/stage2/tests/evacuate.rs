@@ -13,11 +13,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const MIB: u64 = 1 << 20;
 
 /// The spaces of tests, by the guest's number.
-pub(super) struct All<'a>(pub(super) &'a [&'a Space<'static>]);
+pub(super) struct All<'a, S>(pub(super) &'a [S]);
 
-impl Spaces for All<'_> {
+impl<S: core::borrow::Borrow<Space<'static>>> Spaces for All<'_, S> {
     fn with(&self, guest: GuestId, with: &mut dyn FnMut(&Space<'_>)) {
-        if let Some(space) = self.0.iter().find(|space| space.guest() == guest) {
+        let mut spaces = self.0.iter().map(core::borrow::Borrow::borrow);
+        if let Some(space) = spaces.find(|space| space.guest() == guest) {
             with(space);
         }
     }

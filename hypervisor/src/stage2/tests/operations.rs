@@ -33,6 +33,10 @@ pub(super) enum Op {
     ReturnRegion(u64),
     ReturnRange(u64, u64),
     Coalesce(u64),
+    /// The 2 MiB of memory that a page lies in are emptied, or as far as so many steps go.
+    Evacuate(u64, usize),
+    /// The memory of a page fails.
+    Poison(u64),
     Clear,
     /// The guest uses an address, so that it is in the TLBs.
     Access(u64),
@@ -78,6 +82,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (0..REGIONS.len()).prop_map(|region| Op::ReturnRegion(REGIONS[region])),
         2 => (boundary(), boundary()).prop_map(|(a, b)| Op::ReturnRange(a.min(b), a.max(b))),
         1 => page().prop_map(Op::Coalesce),
+        3 => (page(), 0..4000_usize).prop_map(|(page, steps)| Op::Evacuate(page, steps)),
+        1 => page().prop_map(Op::Poison),
         1 => Just(Op::Clear),
         4 => page().prop_map(Op::Access),
         1 => Just(Op::Settle),

@@ -7,13 +7,15 @@
 //! all.
 
 use super::super::{AddError, Fill, Mark, PopulateError, Populated, Run, Space, TakeError};
+use super::evacuate::{All, online};
 use super::operations::{EXTENT, Op, RAM_BYTES, REGIONS, op};
 use super::*;
 use crate::addr::{Frame, PAGE_SIZE};
 use crate::arch::cpu::{self, CpuId};
 use crate::arch::tlb;
 use crate::epoch::Pin;
-use crate::mem::{Order, Owner};
+use crate::evacuation::{Evacuation, Progress};
+use crate::mem::{Order, Owner, Use};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -120,6 +122,11 @@ impl Test {
                 }
                 Ok(())
             }
+            Op::Evacuate(page, steps) => {
+                self.evacuate(*page, *steps);
+                Ok(())
+            }
+            Op::Poison(page) => self.poison(*page),
             Op::Clear => self.take_back(),
             Op::Access(page) => {
                 let seen = tlb::access(self.space.vttbr(), at(*page)).is_some();
@@ -150,6 +157,7 @@ impl Test {
             }
             (Ok(Populated::Already), Page::Mapped(_))
             | (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned))
+            | (Err(PopulateError::Poisoned), Page::Absent(Mark::Poisoned))
             | (Err(PopulateError::Unplugged), Page::Absent(Mark::Unplugged)) => Ok(()),
             (Err(PopulateError::OutOfMemory), Page::Absent(Mark::Empty)) => Err(()),
             (other, was) => panic!("{other:?} of a page that was {was:?}"),
@@ -165,6 +173,7 @@ impl Test {
                 self.populated(page, order);
             }
             (Err(PopulateError::Ballooned), Page::Absent(Mark::Ballooned))
+            | (Err(PopulateError::Poisoned), Page::Absent(Mark::Poisoned))
             | (Err(PopulateError::Unplugged), Page::Absent(Mark::Unplugged)) => return Ok(()),
             (Err(PopulateError::OutOfMemory), Page::Absent(Mark::Empty)) => return Err(()),
             (other, was) => panic!("{other:?} of a page that was {was:?}"),
@@ -201,7 +210,7 @@ impl Test {
             let mut expected = [0; 4];
             for page in left.drain(..done.done) {
                 let was = self.model[&(page.as_u64() - RAM)];
-                if was != Page::Absent(Mark::Unplugged) {
+                if ![Mark::Unplugged, Mark::Poisoned].map(Page::Absent).contains(&was) {
                     self.mark(page, Mark::Ballooned);
                 }
                 expected[match was {
@@ -340,7 +349,7 @@ impl Test {
         let end = taken.next.map_or(end, |next| next.as_u64() - RAM);
         let _ = taken.flushed.retire();
         for page in all_pages().filter(|page| (start..end).contains(page)) {
-            let marked = [Mark::Ballooned, Mark::Unplugged].map(Page::Absent);
+            let marked = [Mark::Ballooned, Mark::Unplugged, Mark::Poisoned].map(Page::Absent);
             if !marked.contains(&self.model[&page]) {
                 self.mark(at(page), Mark::Empty);
             }
@@ -371,6 +380,49 @@ impl Test {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Whatever comes of it, no page changes; and no frame of the range is anybody's if it is said to be empty.
+    fn evacuate(&mut self, page: u64, steps: usize) {
+        let pa = self.space.translate(&self.memory.pin(), at(page)).map(|leaf| leaf.pa());
+        let Ok(pa) = pa else { return };
+        let start = pa.align_down(BLOCK_2M);
+        let range = start..Pa::new(start.as_u64() + BLOCK_2M);
+        let mut evacuation = Evacuation::new(range.clone(), Use::Offline);
+        let spaces = All(core::slice::from_ref(&self.space));
+        let mut progress = Progress::Working;
+        for _ in 0..steps {
+            progress = evacuation.step(self.memory, &spaces);
+            self.memory.reclaim_step();
+            if progress != Progress::Working {
+                break;
+            }
+        }
+        // As when somebody is pinned, and it takes too long.
+        evacuation.cancel(self.memory, &spaces);
+        while progress == Progress::Working {
+            progress = evacuation.step(self.memory, &spaces);
+        }
+        if progress == Progress::Emptied {
+            for page in range.start.page()..range.end.page() {
+                let owner = self.memory.frames().owner_of(Frame::new(page as u32)).owner;
+                assert_eq!(owner, Owner::Offline);
+            }
+            online(self.memory, range);
+        }
+        assert_eq!(self.memory.counts().offline, 0, "{progress:?}");
+    }
+
+    fn poison(&mut self, page: u64) -> Result<(), ()> {
+        let frame = {
+            let pin = self.memory.pin();
+            self.space.translate(&pin, at(page)).ok().and_then(|leaf| leaf.frame())
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        let lost = self.space.poison(at(page), frame).map_err(|_| ())?;
+        assert!(lost);
+        self.mark(at(page), Mark::Poisoned);
+        Ok(())
     }
 
     fn mark(&mut self, page: Ipa, mark: Mark) -> Page {
