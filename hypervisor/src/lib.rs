@@ -47,6 +47,7 @@ pub mod psci;
 pub mod sched;
 #[cfg(not(loom))]
 pub mod service;
+#[cfg(not(loom))]
 pub mod stage2;
 pub mod sync;
 #[cfg(target_os = "none")]

@@ -1,6 +1,8 @@
 //! `bench`: what operations cost at EL2, in ticks of the counter. Under QEMU's `-icount` a tick is so many
 //! instructions.
 
+mod offline;
+
 use super::report::{Column, Report, Value};
 use crate::addr::{BLOCK_1G, BLOCK_2M, Ipa, IpaRange, PAGE_SIZE};
 use crate::arch::time;
@@ -41,6 +43,7 @@ pub(super) fn bench(system: &'static System, report: &mut Report<'_>) {
         let mut bytes = [0; 16];
         let _ = core::hint::black_box(guest.space.read(ipa, &mut bytes));
     });
+    offline::offline(system.memory(), guest, report);
     hotplug(system.memory(), guest, report);
 }
 

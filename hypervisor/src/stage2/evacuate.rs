@@ -153,7 +153,7 @@ impl<'m> Space<'m> {
             // What was removed meanwhile needs no copy, and its old frames may be somebody else's soon.
             let pin = self.memory.pin();
             if is_moving(&self.root(&pin).find(item.ipa), item) {
-                copy(item, page, pages);
+                copy_piece(item.old, &item.new, page, pages);
             }
             moving.copied += pages;
             if pages > 1 {
@@ -298,22 +298,20 @@ impl Edit<'_, '_> {
     }
 }
 
-/// Copies `pages` pages of `item` from page `first` of it on.
-fn copy(item: &Item, first: u32, pages: u32) {
-    let order = item.new.order();
-    let part = |frame: Frame| match order >= Order::BLOCK_2M {
-        // The 2 MiB around it, and where in it.
-        true => {
-            let block = first & !(Order::BLOCK_2M.frames() - 1);
-            (Frame::new(frame.number() + block), Order::BLOCK_2M, (first - block) as usize)
-        }
-        false => (Frame::new(frame.number() + first), Order::PAGE, 0),
+/// Copies `pages` pages from page `first` of the block at `old` on to those of `new`, a block of the same size. Nobody
+/// else writes to either.
+pub fn copy_piece(old: Frame, new: &Unclean, first: u32, pages: u32) {
+    let order = new.order();
+    // The part that the window takes, and where in it to begin.
+    let (block, size) = match order >= Order::BLOCK_2M {
+        true => (first & !(Order::BLOCK_2M.frames() - 1), Order::BLOCK_2M),
+        false => (first, Order::PAGE),
     };
-    let (from, size, at) = part(item.old);
-    let (to, ..) = part(item.new.first());
-    let (offset, bytes) = (at * PAGE_SIZE as usize, pages as usize * PAGE_SIZE as usize);
-    arch::window::with_frames(from, size, |from| {
-        arch::window::with_frames(to, size, |to| {
+    let part = |frame: Frame| Frame::new(frame.number() + block);
+    let offset = (first - block) as usize * PAGE_SIZE as usize;
+    let bytes = pages as usize * PAGE_SIZE as usize;
+    arch::window::with_frames(part(old), size, |from| {
+        arch::window::with_frames(part(new.first()), size, |to| {
             // SAFETY:
             // - the window maps both blocks while this runs, and the bytes are within them
             // - the new frames are in hand: nobody else accesses them

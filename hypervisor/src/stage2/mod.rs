@@ -3,7 +3,7 @@
 //! [`Space`] is one guest's. Reading it ([`Space::translate`], [`Space::read`], [`Space::dump`],
 //! the audit) takes no lock, see `walk.rs`; changing it ([`Space::populate`], [`Space::add`],
 //! [`Space::take_pages`], [`Space::take_range`], [`Space::return_pages`], [`Space::return_range`],
-//! [`Space::coalesce`]) follows one protocol, see `edit.rs`. What left the tables is on its way to
+//! [`Space::coalesce`], [`Space::begin_move`]) follows one protocol, see `edit.rs`. What left the tables is on its way to
 //! being free as a typed value, see [`crate::mem::Flushed`]. Which of it a guest uses, [`AccessPass`] finds out.
 
 mod accessed;
@@ -30,7 +30,7 @@ pub use accessed::{AccessPass, Accessed};
 pub use add::{AddError, Added, Fill};
 pub use descriptor::{Level, Mark};
 pub use dump::{Run, What};
-pub use evacuate::{BATCH, Move, MoveError, Moved, TablesMoved};
+pub use evacuate::{BATCH, Move, MoveError, Moved, TablesMoved, copy_piece};
 pub use guest_memory::AccessError;
 pub use populate::{PopulateError, Populated};
 pub use space::{IPA_BITS, Space, SpaceError};

@@ -5,6 +5,7 @@
 //! ones are counted from outside, for the whole machine.
 
 mod hotplug;
+mod offline;
 
 use std::fs;
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ("plug", plug),
         ("memory", memory),
         ("hotplug", hotplug::hotplug),
+        ("offline", offline::offline),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let mut status = ExitCode::SUCCESS;
