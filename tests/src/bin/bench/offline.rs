@@ -9,8 +9,17 @@ use sluice_tests::timeline::size;
 
 use crate::{MIB, PATIENCE, TICK, heading};
 
-/// What the monitor's `bench` says of it: what was done and how mapped, bytes, instructions, the longest step, TLBIs.
-fn measure(image: &str) -> Outcome<Vec<(String, u64, f64, f64, u64)>> {
+/// What the monitor's `bench` says of one measurement.
+struct Row {
+    /// What was done, and how the memory was mapped.
+    name: String,
+    bytes: u64,
+    instructions: f64,
+    longest: f64,
+    tlbis: u64,
+}
+
+fn measure(image: &str) -> Outcome<Vec<Row>> {
     let mut guest = stub("test=smccc")?;
     guest.memory = 64 * MIB;
     guest.maximum_memory = Some(64 * MIB + 256 * MIB);
@@ -24,13 +33,13 @@ fn measure(image: &str) -> Outcome<Vec<(String, u64, f64, f64, u64)>> {
     rows(&answer, "offline")?
         .iter()
         .map(|row| {
-            Ok((
-                format!("{} {}", text(row, "operation")?, text(row, "mapped")?),
-                number(row, "moved")?,
-                number(row, "ticks")? as f64 * TICK,
-                number(row, "longest")? as f64 * TICK,
-                number(row, "tlbis")?,
-            ))
+            Ok(Row {
+                name: format!("{} {}", text(row, "operation")?, text(row, "mapped")?),
+                bytes: number(row, "moved")?,
+                instructions: number(row, "ticks")? as f64 * TICK,
+                longest: number(row, "longest")? as f64 * TICK,
+                tlbis: number(row, "tlbis")?,
+            })
         })
         .collect()
 }
@@ -38,20 +47,22 @@ fn measure(image: &str) -> Outcome<Vec<(String, u64, f64, f64, u64)>> {
 /// Measures and prints.
 pub fn offline() -> Outcome {
     let (plain, counted) = (measure("sluice")?, measure("sluice-tally")?);
-    ensure!(plain.len() == 4, "not all was measured: {plain:?}");
+    ensure!(plain.len() == 4, "{} rows were measured instead of 4", plain.len());
     heading("Offline of 256 MiB that a guest has, a MiB", "instructions   longest     TLBIs");
-    for ((name, bytes, cost, longest, _), (.., tlbis)) in plain.iter().zip(&counted) {
-        let mib = *bytes as f64 / MIB as f64;
+    for (row, counted) in plain.iter().zip(&counted) {
+        let mib = row.bytes as f64 / MIB as f64;
         println!(
-            "  {:<42} {:>12.0} {longest:>9.0} {:>9.2}",
-            format!("{name}, {} moved", size(*bytes)),
-            cost / mib,
-            *tlbis as f64 / mib
+            "  {:<42} {:>12.0} {:>9.0} {:>9.2}",
+            format!("{}, {} moved", row.name, size(row.bytes)),
+            row.instructions / mib,
+            row.longest,
+            counted.tlbis as f64 / mib
         );
     }
     for pair in plain.chunks_exact(2) {
-        if let [(name, _, cost, ..), (_, _, copy, ..)] = pair {
-            println!("  {name:<42} {:>12.2} times copying alone", cost / copy);
+        if let [whole, copy] = pair {
+            let times = whole.instructions / copy.instructions;
+            println!("  {:<42} {times:>12.2} times copying alone", whole.name);
         }
     }
     Ok(())
