@@ -7,7 +7,7 @@ use sluice_tests::artefacts::{KERNEL, KERNELS, linux};
 use sluice_tests::ensure;
 use sluice_tests::failure::Outcome;
 use sluice_tests::machine::{BOOT, COMMAND, Machine, Plan};
-use sluice_tests::monitor::number;
+use sluice_tests::monitor::{number, wait_until};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -52,9 +52,10 @@ fn two_gibibytes_in_and_out_under_load() -> Outcome {
     machine.command("load start 96", BOOT)?;
     for round in 1..=rounds() {
         whole(&mut machine, "plug linux 2G").map_err(|e| e.during(&format!("round {round}")))?;
-        let large = machine.meminfo()?.total;
-        let grown = (large - small) * 1024;
-        ensure!(grown == 2 * GIB, "round {round}: MemTotal grew by {} MiB", grown / MIB);
+        wait_until("MemTotal has followed", MOVE, || {
+            let grown = (machine.meminfo()?.total - small) * 1024;
+            Ok((grown == 2 * GIB).then_some(()))
+        })?;
         machine.audit()?;
         whole(&mut machine, "unplug linux 2G").map_err(|e| e.during(&format!("round {round}")))?;
         ensure!(machine.meminfo()?.total == small, "round {round}: MemTotal is not what it was");
@@ -104,9 +105,10 @@ fn a_guest_that_starts_anew_plugs_again() -> Outcome {
         whole(&mut machine, "plug linux 256M")?;
         machine.ask("reset linux")?;
         machine.shell()?;
-        sluice_tests::monitor::wait_until("it has plugged again", BOOT, || {
+        // Linux is not always loaded at the same place, and what it keeps differs by some kilobytes.
+        wait_until("it has plugged again", BOOT, || {
             let grown = (machine.meminfo()?.total.saturating_sub(small)) * 1024;
-            Ok((grown == 256 * MIB).then_some(()))
+            Ok((grown.abs_diff(256 * MIB) < MIB).then_some(()))
         })?;
         machine.audit_at_rest(1)?;
     }

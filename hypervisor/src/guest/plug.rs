@@ -2,7 +2,7 @@
 
 use super::balloon::DeviceView;
 use super::{Guest, MemorySlot};
-use crate::addr::{IpaRange, PAGE_SIZE};
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
 use crate::arch::time;
 use crate::device::Width;
 use crate::device::gic::intid;
@@ -21,13 +21,14 @@ pub struct PlugHands(pub(super) &'static Guest);
 
 impl MemoryBackend for PlugHands {
     fn admits(&mut self, bytes: u64) -> bool {
-        self.0.space.memory().counts().free() * PAGE_SIZE >= bytes
+        let counts = self.0.space.memory().counts();
+        (counts.free() + counts.retired).saturating_mul(PAGE_SIZE) >= bytes
     }
 
     fn plug(&mut self, range: IpaRange) -> Step {
         match self.0.space.add(range.clone(), Fill::Ready) {
             Ok(added) => added.next.map_or(Step::Done, Step::Next),
-            Err(AddError::OutOfMemory) => Step::OutOfMemory,
+            Err(AddError::OutOfMemory) => self.wait_for_memory(range.start),
             Err(error) => {
                 // The device plugs within its region what is not plugged: the operator has added something there.
                 log::warn!("guest {}: {range:?} cannot be plugged: {error:?}", self.0.name());
@@ -48,6 +49,19 @@ impl MemoryBackend for PlugHands {
             }
             Err(_) => Step::OutOfMemory,
         }
+    }
+}
+
+impl PlugHands {
+    /// Goes on at `at` when what others have given up is free, which takes no longer than a grace period: a driver that
+    /// is told that the device is busy may come again after a minute.
+    fn wait_for_memory(&self, at: Ipa) -> Step {
+        let memory = self.0.space.memory();
+        if memory.counts().retired == 0 {
+            return Step::OutOfMemory;
+        }
+        memory.reclaim_step();
+        Step::Next(at)
     }
 }
 
@@ -121,6 +135,15 @@ impl Guest {
         slot.update(|device| device.request(bytes));
         self.after_memory_device(system, &slot);
         slot.is_live()
+    }
+
+    /// Has the driver look at the target once more: one that found what it was to give up in use tries again then, where
+    /// by itself it may wait for a minute.
+    pub fn remind_of_plug_target(&self, system: &System) {
+        let Some(device) = &self.memory_device else { return };
+        let mut slot = device.lock();
+        slot.update(|device| device.remind());
+        self.after_memory_device(system, &slot);
     }
 
     /// Notes that nothing is plugged any more, the machine having been made anew.

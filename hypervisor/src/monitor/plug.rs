@@ -9,9 +9,11 @@ use alloc::boxed::Box;
 
 /// How often it is looked at, in parts of a second.
 const LOOKS_A_SECOND: u64 = 20;
-/// For how long a guest may do nothing before it is taken to refuse, in seconds: a Linux guest tries to migrate what is
-/// in the way, and tries again after 5 seconds.
-const PATIENCE: u64 = 15;
+/// For how long a guest may do nothing before it is taken to refuse, in seconds.
+const PATIENCE: u64 = 20;
+/// After how many seconds of nothing it is reminded, again and again. A Linux guest that finds what it was to give up in
+/// use would try again after 50 seconds only.
+const REMINDER: u64 = 6;
 
 /// Moves the size of a guest's plugged memory to a target.
 pub(super) struct Plug {
@@ -21,6 +23,8 @@ pub(super) struct Plug {
     seen: u64,
     /// When the guest did something last, in ticks.
     moved: u64,
+    /// How often it was reminded since.
+    reminders: u64,
 }
 
 /// Sets the target of `guest` to `bytes` more, or less where `unplug`; returns the job that waits for the guest.
@@ -76,11 +80,18 @@ pub(super) fn plug(
         ));
         return None;
     }
-    Some(Box::new(Plug { guest, began_at: now, target, seen: now, moved: time::now() }))
+    Some(Box::new(Plug {
+        guest,
+        began_at: now,
+        target,
+        seen: now,
+        moved: time::now(),
+        reminders: 0,
+    }))
 }
 
 impl Job for Plug {
-    fn step(&mut self, _system: &'static System, report: &mut Report<'_>) -> Step {
+    fn step(&mut self, system: &'static System, report: &mut Report<'_>) -> Step {
         let (plugged, now) = (self.guest.plugged(), time::now());
         let end = |report: &mut Report<'_>, whole: bool| {
             report.value("plugged", Value::Size(plugged));
@@ -93,7 +104,7 @@ impl Job for Plug {
             return Step::Done;
         }
         if plugged != self.seen {
-            (self.seen, self.moved) = (plugged, now);
+            (self.seen, self.moved, self.reminders) = (plugged, now, 0);
             report.value("plugged", Value::Size(plugged));
         } else if !self.guest.is_on() {
             report.error(format_args!("guest {} is off", self.guest.name()), None);
@@ -105,6 +116,11 @@ impl Job for Plug {
                  its target stays, and it goes on when it can"
             ));
             return Step::Done;
+        } else if now.saturating_sub(self.moved)
+            > (self.reminders + 1) * REMINDER * time::frequency()
+        {
+            self.reminders += 1;
+            self.guest.remind_of_plug_target(system);
         }
         Step::At(now + time::frequency() / LOOKS_A_SECOND)
     }

@@ -9,7 +9,7 @@ pub enum Step {
     Done,
     /// Go on at this address, which may be the one where the step began.
     Next(Ipa),
-    /// There is no memory for more; what was done before this step stays done.
+    /// There is no memory for more; this step has done nothing, and what was done before it stays done.
     OutOfMemory,
 }
 

@@ -74,7 +74,8 @@ pub struct MemoryDevice<B: ?Sized> {
     requested: u64,
     blocks: Blocks,
     work: Option<Work>,
-    /// What was plugged for a request that then failed or was given up: to be unplugged again.
+    /// What was plugged for a request that then failed or was given up, and no more than that, for what is behind it may
+    /// be there for another reason: to be unplugged again.
     undo: Option<IpaRange>,
     counters: Counters,
     signals: Signals,
@@ -117,6 +118,11 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
         self.signals.config_changed |= self.requested != bytes || self.plugged() != bytes;
         self.requested = bytes;
         bytes
+    }
+
+    /// Has the driver look at what is requested, once more.
+    pub fn remind(&mut self) {
+        self.signals.config_changed = true;
     }
 
     /// Returns how many bytes the guest shall have plugged.
@@ -232,7 +238,7 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
     fn carry_out(&mut self, work: &mut Work, backend: &mut B) -> Option<Answer> {
         let range = work.at..self.address(work.end);
         match work.kind {
-            Kind::Plug => match backend.plug(range.clone()) {
+            Kind::Plug => match backend.plug(range) {
                 Step::Next(next) => {
                     work.at = next;
                     None
@@ -244,7 +250,7 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
                     Some(Answer::Ack)
                 }
                 Step::OutOfMemory => {
-                    self.undo = Some(self.address(work.first)..range.end);
+                    self.undo = Some(self.address(work.first)..work.at);
                     Some(Answer::Busy)
                 }
             },
@@ -285,7 +291,8 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
 
     /// Does a bounded piece of undoing what was plugged in vain.
     fn undo_step(&mut self, backend: &mut B) -> Progress {
-        let Some(range) = self.undo.take() else { return Progress::Done };
+        let undo = self.undo.take().filter(|range| !range.is_empty());
+        let Some(range) = undo else { return Progress::Done };
         let from = match backend.unplug(range.clone()) {
             Step::Done => return Progress::Done,
             Step::Next(next) => next,
@@ -405,7 +412,7 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
     fn give_up(&mut self) {
         let Some(work) = self.work.take() else { return };
         match work.kind {
-            Kind::Plug => self.undo = Some(self.address(work.first)..self.address(work.end)),
+            Kind::Plug => self.undo = Some(self.address(work.first)..work.at),
             Kind::Unplug => {
                 // Half a block cannot stay: what has begun is ended, and no more.
                 let begun = (work.at.as_u64() - self.region.start.as_u64()).div_ceil(self.block);

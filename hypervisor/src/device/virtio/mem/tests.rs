@@ -34,7 +34,7 @@ impl Default for Backend {
 fn check(range: &IpaRange) {
     assert!(range.start.as_u64() >= START && range.start < range.end);
     assert!(range.end.as_u64() <= START + BLOCKS * BLOCK_2M);
-    assert!(range.end.as_u64().is_multiple_of(BLOCK_2M), "ranges end with a block");
+    assert!(range.end.as_u64().is_multiple_of(PIECE));
 }
 
 fn next(range: &IpaRange) -> Step {
@@ -49,10 +49,10 @@ impl MemoryBackend for Backend {
 
     fn plug(&mut self, range: IpaRange) -> Step {
         check(&range);
-        if self.present.len() >= self.free {
+        assert!(range.end.as_u64().is_multiple_of(BLOCK_2M), "whole blocks are plugged");
+        if self.present.len() >= self.free || !self.present.insert(range.start.as_u64()) {
             return Step::OutOfMemory;
         }
-        assert!(self.present.insert(range.start.as_u64()), "plugged over what is there");
         next(&range)
     }
 
@@ -168,6 +168,9 @@ fn no_more_is_plugged_than_was_asked_for() {
     assert_eq!(guest.machine.interrupt() & 2, 2, "the configuration has changed");
     assert_eq!(guest.ask(PLUG, block(20), 1), ACK);
     guest.check();
+    guest.machine.interrupt();
+    guest.machine.transport.update(|device| device.remind());
+    assert_eq!(guest.machine.interrupt() & 2, 2, "the driver is to look again");
 }
 
 #[test]
@@ -216,6 +219,22 @@ fn what_cannot_be_plugged_as_a_whole_is_not_plugged_at_all() {
     guest.machine.backend.free = usize::MAX;
     assert_eq!(guest.ask(PLUG, block(0), 4), ACK);
     guest.check();
+}
+
+/// Memory that the operator has put into the region is not the device's to take.
+#[test]
+fn what_is_in_the_way_of_a_plug_stays() {
+    let mut guest = Guest::new(ALL, 10);
+    for patience in [4, u64::MAX] {
+        guest.machine.backend.present.extend([block(2), block(2) + PIECE]);
+        guest.machine.patience = patience;
+        guest.offer(PLUG, block(0), 4);
+        guest.machine.patience = u64::MAX;
+        guest.queue = guest.machine.probe(ALL).remove(0);
+        let present: Vec<u64> = guest.machine.backend.present.iter().copied().collect();
+        assert_eq!(present, [block(2), block(2) + PIECE]);
+        assert_eq!(guest.plugged(), 0);
+    }
 }
 
 #[test]
