@@ -57,6 +57,12 @@ pub enum Call {
     Decline,
 }
 
+/// Says whether the function in x0 is of the service's owning entity, whether it exists or not (bits 29 to 24 are 6).
+#[inline]
+pub const fn owns(function: u64) -> bool {
+    function >> 24 & 0x3f == 6
+}
+
 /// Decodes a call with these values in x0 to x2. `None`: it is not for this service, or not known, which is the same
 /// to a caller: NOT_SUPPORTED.
 ///
@@ -138,6 +144,14 @@ mod tests {
             let known = decode([u64::from(FIRST) + number, 0, PAGE_SIZE]).is_some();
             assert_eq!(known, number == 0 || FEATURES & 1 << number != 0, "function {number}");
         }
+    }
+
+    #[test]
+    fn what_is_decoded_is_owned() {
+        for function in [CALL_UID, REVISION].into_iter().chain((0..8).map(|n| FIRST + n)) {
+            assert!(owns(function.into()), "{function:#x}");
+        }
+        assert!(!owns(0x8400_0000) && !owns(0xc400_0003) && !owns(0x8000_0001));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::device::Width;
 use crate::device::gic::{Gic, Place};
 use crate::guest::layout;
 use crate::psci::{self, Call};
+use crate::service;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What is needed of the vCPU whose registers are at hand.
@@ -48,6 +49,10 @@ pub fn handle(registers: &mut GuestRegisters) -> bool {
 #[inline(always)]
 fn hypercall(registers: &mut GuestRegisters) -> bool {
     let x = &mut registers.x;
+    // To `psci` the service's functions are none.
+    if service::owns(x[0]) {
+        return false;
+    }
     match psci::decode([x[0], x[1], x[2], x[3]]) {
         Call::Answer(answer) => {
             x[0] = answer as u64;
