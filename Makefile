@@ -74,6 +74,7 @@ $(eval $(call IMAGE,guest-stub,guest-stub,))
 # Sluice with a mistake in it, which the tests must notice.
 $(eval $(call IMAGE,sluice-no-grace,sluice,target$(comma)no-grace))
 $(eval $(call IMAGE,sluice-no-tlbi,sluice,target$(comma)no-tlbi$(comma)fault-injection))
+$(eval $(call IMAGE,sluice-no-scrub,sluice,target$(comma)no-scrub))
 
 # Sluice that counts what it does to tables and TLBs, for the benchmarks.
 $(eval $(call IMAGE,sluice-tally,sluice,target$(comma)tally))
@@ -113,7 +114,8 @@ demo: build
 bench: build build/guest-stub.img build/sluice-tally.img build/count-1.so build/count-2.so
 	@target/release/bench
 
-IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img
+IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img \
+	build/sluice-no-scrub.img
 
 # Host first: what fails there need not be looked for on a machine. The models are compiled
 # apart, as they replace the atomics; and two builds with a mistake must be caught.

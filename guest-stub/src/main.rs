@@ -31,6 +31,7 @@ mod memory;
 mod orders;
 mod registry;
 mod run;
+mod service;
 mod smp;
 mod tests;
 mod virtio;

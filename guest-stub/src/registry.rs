@@ -5,7 +5,8 @@ use crate::hostile::{blocks, calls, mmio, pages, queues, registers, rings, storm
 use crate::outcome::{Outcome, Verdict};
 use crate::run::Stub;
 use crate::tests::{
-    balloon, cpu_features, float, gic, hammer, id_registers, memory, plug, psci, smccc, timer, uart,
+    balloon, cpu_features, driven, float, gic, hammer, id_registers, memory, plug, psci, service,
+    smccc, timer, uart,
 };
 
 /// A test: its name, whether `all` and its group's name include it, and how it is run.
@@ -84,6 +85,14 @@ pub static TESTS: &[Test] = &[
     test("balloon-interrupts", balloon::interrupts),
     test("balloon-statistics", balloon::statistics),
     by_full_name("balloon-follow", balloon::follow),
+    test("service-identity", service::identity),
+    test("service-unknown", service::unknown),
+    test("service-memory", service::memory),
+    test("service-aborts", service::aborts),
+    test("service-region", service::region),
+    test("service-all", service::all),
+    test("service-wrong", service::wrong_ranges),
+    by_full_name("driven", driven::driven),
     test("plug-identity", plug::identity),
     test("plug-block", plug::block),
     test("plug-absent", plug::absent),
@@ -97,10 +106,12 @@ pub static TESTS: &[Test] = &[
     test("hammer-page", hammer::page),
     test("hammer-block", hammer::block),
     test("hammer-report", hammer::report),
+    test("hammer-release", hammer::release),
     test("hammer-plugged", hammer::plugged),
     test("hostile-calls", calls::random),
     test("hostile-cpu-on", calls::cpu_on),
     test("hostile-immediates", calls::immediates),
+    test("hostile-service", service::hostile),
     test("hostile-registers", registers::read_and_write_back),
     test("hostile-instructions", registers::system_instructions),
     test("hostile-interrupts", registers::send_interrupts),

@@ -8,6 +8,7 @@ pub mod console;
 pub mod control;
 pub mod cpio;
 pub mod curve;
+pub mod driven;
 pub mod failure;
 pub mod flat_image;
 pub mod initramfs;

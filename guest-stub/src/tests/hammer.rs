@@ -16,6 +16,7 @@ use crate::arch::time;
 use crate::memory::{BLOCK, PAGE, Range};
 use crate::outcome::{Outcome, failure};
 use crate::run::Stub;
+use crate::service::Service;
 use crate::smp;
 use crate::tests::balloon::{Seen, expect, fill};
 use crate::virtio::balloon::{Balloon, feature, fresh_block};
@@ -232,4 +233,27 @@ pub fn plugged(stub: &Stub) -> Outcome {
         }
         Ok(())
     })
+}
+
+/// A block that is released by the service.
+pub fn release(stub: &Stub) -> Outcome {
+    let rounds = stub.orders.number("rounds", 64) as u32;
+    let lie = stub.orders.number("lie", 0) == 1;
+    let service = Service::find()?;
+    let block = fresh_block()?;
+    MAY_COME_BACK.store(false, Ordering::Release);
+    with_workers(stub, || {
+        for number in 1..=rounds {
+            round(stub, number, block, || if lie { Ok(()) } else { Ok(service.release(block)?) })?;
+            service.request(block)?;
+            expect(block, "had back", |seen| seen == Seen::Zero)?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets all other CPUs at `range`, which is gone for good when `taken` returns, and sees what they see.
+pub fn while_taken(stub: &Stub, range: Range, taken: impl FnOnce() -> Outcome) -> Outcome {
+    MAY_COME_BACK.store(false, Ordering::Release);
+    with_workers(stub, || round(stub, 1, range, taken))
 }

@@ -2,6 +2,7 @@
 
 pub mod balloon;
 pub mod cpu_features;
+pub mod driven;
 pub mod float;
 pub mod gic;
 pub mod hammer;
@@ -9,6 +10,7 @@ pub mod id_registers;
 pub mod memory;
 pub mod plug;
 pub mod psci;
+pub mod service;
 pub mod smccc;
 pub mod timer;
 pub mod uart;
