@@ -1,5 +1,6 @@
 //! Who owned how much when, as an SVG picture: areas on top of one another, moments marked.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::monitor::Owners;
@@ -26,8 +27,11 @@ pub struct Moment {
 struct Layer {
     name: String,
     colour: &'static str,
-    bytes: fn(&Owners) -> u64,
+    bytes: Box<dyn Fn(&Owners) -> u64>,
 }
+
+/// The colours of guests, in turn.
+const GUESTS: [&str; 3] = ["#2563eb", "#0891b2", "#7c3aed"];
 
 const WIDTH: f64 = 1040.0;
 const HEIGHT: f64 = 520.0;
@@ -36,18 +40,28 @@ const RIGHT: f64 = 178.0;
 const TOP: f64 = 118.0;
 const BOTTOM: f64 = 52.0;
 
-/// The areas from the bottom to the top. Tables and retired frames may be thinner than a line;
-/// the legend has their figures.
-fn layers() -> [Layer; 6] {
-    let layer = |name: &str, colour, bytes| Layer { name: name.into(), colour, bytes };
-    [
+/// The areas from the bottom to the top, of each guest that was seen one. Tables and retired frames may be thinner
+/// than a line; the legend has their figures.
+fn layers(samples: &[Sample]) -> Vec<Layer> {
+    fn layer(name: &str, colour: &'static str, bytes: fn(&Owners) -> u64) -> Layer {
+        Layer { name: name.into(), colour, bytes: Box::new(bytes) }
+    }
+    let names: BTreeSet<&String> =
+        samples.iter().flat_map(|sample| sample.owners.guests.keys()).collect();
+    let guests = names.into_iter().zip(GUESTS.into_iter().cycle()).map(|(name, colour)| {
+        let guest = name.clone();
+        Layer { name: name.clone(), colour, bytes: Box::new(move |owners| owners.guest(&guest)) }
+    });
+    let below = [
         layer("hypervisor", "#334155", |owners| owners.hypervisor),
         layer("bundle", "#94a3b8", |owners| owners.bundle),
         layer("tables", "#b45309", Owners::all_tables),
-        layer("guest", "#2563eb", |owners| owners.guests.values().sum()),
+    ];
+    let above = [
         layer("retired", "#dc2626", |owners| owners.retired + owners.in_hand),
         layer("free", "#a7d8b8", |owners| owners.free),
-    ]
+    ];
+    below.into_iter().chain(guests).chain(above).collect()
 }
 
 /// Where things are in the picture.
@@ -91,7 +105,7 @@ pub fn draw(title: &str, samples: &[Sample], moments: &[Moment]) -> String {
 
 fn areas(svg: &mut String, scale: &Scale, samples: &[Sample]) -> std::fmt::Result {
     let mut below = vec![0.0; samples.len()];
-    for layer in layers() {
+    for layer in layers(samples) {
         let above: Vec<f64> = samples
             .iter()
             .zip(&below)
@@ -182,7 +196,7 @@ fn marks(svg: &mut String, scale: &Scale, moments: &[Moment]) -> std::fmt::Resul
 fn legend(svg: &mut String, samples: &[Sample]) -> std::fmt::Result {
     let x = WIDTH - RIGHT + 18.0;
     writeln!(svg, "<text x=\"{x}\" y=\"{}\" fill=\"#64748b\">least to most</text>", TOP + 8.0)?;
-    for (index, layer) in layers().iter().rev().enumerate() {
+    for (index, layer) in layers(samples).iter().rev().enumerate() {
         let values = samples.iter().map(|sample| (layer.bytes)(&sample.owners));
         let (least, most) =
             values.fold((u64::MAX, 0), |(least, most), value| (least.min(value), most.max(value)));
@@ -233,7 +247,8 @@ mod tests {
     use crate::monitor::Owners;
 
     fn sample(seconds: f64, free: u64) -> Sample {
-        Sample { seconds, owners: Owners { total: 1 << 30, free, ..Owners::default() } }
+        let guests = [("one".into(), 0), ("two".into(), 0)].into();
+        Sample { seconds, owners: Owners { total: 1 << 30, free, guests, ..Owners::default() } }
     }
 
     #[test]
@@ -241,7 +256,7 @@ mod tests {
         let samples = [sample(0.0, 1 << 30), sample(9.0, 1 << 29)];
         let moments = [Moment { seconds: 4.0, what: "a < b".into() }];
         let svg = draw("title", &samples, &moments);
-        assert_eq!(svg.matches("<polygon").count(), 6);
+        assert_eq!(svg.matches("<polygon").count(), 7);
         assert_eq!(svg.matches("stroke-dasharray").count(), 1);
         assert!(svg.contains("a &lt; b"));
         assert!(svg.contains("512 MiB to 1024 MiB"));
