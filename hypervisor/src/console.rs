@@ -115,15 +115,28 @@ fn show_monitor() {
     }
 }
 
+/// Shows the monitor in place of a guest that is no more, and forgets what it said.
+pub fn guest_is_gone(guest: &Guest) {
+    let number = guest.id.index();
+    if let Some(kept) = KEPT_OUTPUT.get(number) {
+        *kept.lock() = Kept::EMPTY;
+    }
+    if SHOWN.load(Ordering::Relaxed) == number as u8 {
+        show_monitor();
+        // What was typed for it is the monitor's.
+        room_again();
+    }
+}
+
 /// Goes to the next console: each guest's in turn, then the monitor.
 fn switch(system: &'static System) {
     let shown = SHOWN.load(Ordering::Relaxed);
     let next = match shown {
         MONITOR | NOBODY => system.guests().next(),
-        number => system.guests().nth(usize::from(number) + 1),
+        number => system.guests().find(|guest| guest.id.index() > usize::from(number)),
     };
     match next {
-        Some(guest) => show_guest(guest),
+        Some(guest) => show_guest(&guest),
         None => show_monitor(),
     }
 }
@@ -145,7 +158,7 @@ static FULL: AtomicBool = AtomicBool::new(false);
 pub fn interrupt(system: &'static System) {
     loop {
         let shown = SHOWN.load(Ordering::Relaxed);
-        let guest = system.guests().find(|guest| guest.id.index() == usize::from(shown));
+        let guest = system.guest(usize::from(shown));
         if guest.is_some_and(|guest| guest.room() == 0) {
             uart::set_receive_interrupt(false);
             FULL.store(true, Ordering::Release);
@@ -176,7 +189,7 @@ fn input(system: &'static System, byte: u8) {
         MONITOR => type_to_monitor(system, byte),
         NOBODY => {}
         number => {
-            if let Some(guest) = system.guests().nth(usize::from(number)) {
+            if let Some(guest) = system.guest(usize::from(number)) {
                 // There is room: it was looked for.
                 let _ = guest.receive(system, byte);
             }

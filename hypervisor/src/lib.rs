@@ -43,7 +43,7 @@ pub mod monitor;
 pub mod panic;
 #[cfg(not(loom))]
 pub mod psci;
-#[cfg(target_os = "none")]
+#[cfg(not(loom))]
 pub mod sched;
 #[cfg(not(loom))]
 pub mod service;

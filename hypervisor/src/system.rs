@@ -4,25 +4,35 @@ use crate::addr::{PAGE_SIZE, Pa};
 use crate::arch::cpu::{self, CpuId, MAX_CPUS};
 use crate::arch::gic::{self, Redistributor};
 use crate::arch::{Features, memory, time, uart};
-use crate::device::gic::intid;
 use crate::guest::bundle::Bundle;
+use crate::guest::commitment::{self, Commitment, Exceeds};
+use crate::guest::manifest::{self, GuestConfig, MAX_GUESTS};
 use crate::guest::seed::Seeds;
-use crate::guest::{Guest, manifest};
-use crate::mem::{GuestId, MAX_GUESTS, Memory};
-use crate::stage2::VmidPool;
+use crate::guest::{self, Guest, MakeError};
+use crate::mem::{GuestId, Memory};
+use crate::sched::choice::homes;
+use crate::stage2::{Vmid, VmidPool};
 use crate::{console, control};
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use sluice_platform::Machine;
-use spin::Once;
+use spin::{Mutex, Once};
 
 /// All there is.
 pub struct System {
     machine: Machine,
     memory: Memory,
     vmids: VmidPool,
-    guests: [Once<&'static Guest>; MAX_GUESTS],
-    guest_count: AtomicUsize,
+    /// The guests that there are, each at the place of its number.
+    guests: [Mutex<Option<Arc<Guest>>>; MAX_GUESTS],
+    /// Which numbers of guests are in use, a bit each: until all that was made for a guest is given back.
+    numbers: AtomicU32,
+    /// How often guests have come or gone.
+    edition: AtomicU64,
+    /// A guest starts or ends, perhaps.
+    life: AtomicBool,
     redistributors: [Once<Redistributor>; MAX_CPUS],
     cpus: AtomicUsize,
     list_registers: usize,
@@ -30,6 +40,45 @@ pub struct System {
     stay: bool,
     seeds: Seeds,
     all_off: AtomicBool,
+}
+
+/// A guest's number and the tag of its TLB entries, which are nobody else's until this is dropped.
+pub struct Identity {
+    system: &'static System,
+    id: GuestId,
+    vmid: Vmid,
+}
+
+impl Identity {
+    /// Returns one that is free.
+    fn new(system: &'static System) -> Option<Self> {
+        let vmid = system.vmids.allocate()?;
+        for index in 0..MAX_GUESTS {
+            let taken = system.numbers.fetch_or(1 << index, Ordering::AcqRel) >> index & 1 != 0;
+            if !taken && let Some(id) = GuestId::new(index) {
+                return Some(Self { system, id, vmid });
+            }
+        }
+        system.vmids.release(vmid);
+        None
+    }
+
+    /// Returns the number.
+    pub const fn id(&self) -> GuestId {
+        self.id
+    }
+
+    /// Returns the tag.
+    pub const fn vmid(&self) -> Vmid {
+        self.vmid
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        self.system.vmids.release(self.vmid);
+        self.system.numbers.fetch_and(!(1 << self.id.index()), Ordering::AcqRel);
+    }
 }
 
 static SYSTEM: Once<System> = Once::new();
@@ -58,8 +107,10 @@ impl System {
             machine,
             memory,
             vmids: VmidPool::new(crate::arch::features().vmid_bits),
-            guests: [const { Once::new() }; MAX_GUESTS],
-            guest_count: AtomicUsize::new(0),
+            guests: [const { Mutex::new(None) }; MAX_GUESTS],
+            numbers: AtomicU32::new(0),
+            edition: AtomicU64::new(1),
+            life: AtomicBool::new(false),
             redistributors: [const { Once::new() }; MAX_CPUS],
             cpus: AtomicUsize::new(1),
             list_registers: gic::list_registers(),
@@ -80,9 +131,13 @@ impl System {
     }
 
     /// Goes over the guests.
-    pub fn guests(&self) -> impl Iterator<Item = &'static Guest> + Clone + '_ {
-        let count = self.guest_count.load(Ordering::Acquire);
-        self.guests.iter().take(count).filter_map(|guest| guest.get().copied())
+    pub fn guests(&self) -> impl Iterator<Item = Arc<Guest>> + '_ {
+        self.guests.iter().filter_map(|place| place.lock().clone())
+    }
+
+    /// Returns the guest of this number.
+    pub fn guest(&self, number: usize) -> Option<Arc<Guest>> {
+        self.guests.get(number)?.lock().clone()
     }
 
     /// Returns how many list registers each CPU has.
@@ -132,49 +187,161 @@ impl System {
         }
     }
 
-    /// Makes the guests of the bundle and starts those that are not held.
-    pub fn make_guests(&'static self) {
-        let Some(range) = self.machine.initrd.clone() else {
-            log::error!("there is no bundle: give one as the initrd (QEMU: -initrd)");
-            return;
-        };
+    /// Returns a number that differs after guests have come or gone.
+    #[inline]
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
+    }
+
+    fn guests_have_changed(&self) {
+        self.edition.fetch_add(1, Ordering::AcqRel);
+        for cpu in (0..self.cpus()).filter_map(CpuId::new) {
+            self.kick(cpu);
+        }
+    }
+
+    /// Returns the guests' bundle.
+    fn bundle(&self) -> Option<Bundle<'static>> {
+        let range = self.machine.initrd.clone()?;
         let size = (range.end - range.start) as usize;
         let start = memory::pointer(Pa::new(range.start));
         #[expect(unsafe_code, reason = "the bundle is memory that the loader filled")]
-        // SAFETY: boot mapped the bundle for reading, and claimed its frames.
+        // SAFETY: boot mapped the bundle for reading, for good, and claimed its frames.
         let bytes = unsafe { core::slice::from_raw_parts(start.as_ptr(), size) };
-        let configs = match manifest::read(&Bundle::new(bytes)) {
+        Some(Bundle::new(bytes))
+    }
+
+    /// Makes the guests of the bundle and starts those that are not held.
+    pub fn make_guests(&'static self) {
+        let Some(bundle) = self.bundle() else {
+            log::error!("there is no bundle: give one as the initrd (QEMU: -initrd)");
+            return;
+        };
+        let configs = match manifest::read(&bundle) {
             Ok(configs) => configs,
             Err(error) => return log::error!("{error}"),
         };
         for (index, config) in configs.into_iter().enumerate() {
-            let name = config.name.clone();
-            let (Some(id), Some(vmid)) = (GuestId::new(index), self.vmids.allocate()) else {
-                return log::error!("guest {name}: there are too many guests");
-            };
-            let held = config.held;
-            let random = self.seeds.are_random();
-            match Guest::new(id, config, &self.memory, vmid, self.cpus(), random) {
+            let (name, held) = (config.name.clone(), config.held);
+            match self.make(config) {
                 Ok(guest) => {
-                    let guest: &'static Guest = Box::leak(guest);
-                    for vcpu in 0..guest.vcpus.len() {
-                        for timer in [intid::VIRTUAL_TIMER, intid::PHYSICAL_TIMER] {
-                            guest.gic.back_ppi(vcpu, timer, Some(timer));
-                        }
-                    }
-                    guest.name_registers();
-                    self.guests[index].call_once(|| guest);
-                    self.guest_count.fetch_add(1, Ordering::AcqRel);
                     if index == 0 {
-                        console::show_guest(guest);
+                        console::show_guest(&guest);
                     }
-                    if !held && let Err(error) = guest.start(self, &self.seeds.draw()) {
+                    if !held && let Err(error) = guest.start(self) {
                         log::error!("guest {name}: {error}");
                     }
                 }
                 Err(error) => log::error!("guest {name}: {}", error.0),
             }
         }
+    }
+
+    /// Makes the guest of the bundle's manifest that is called `name` there, to be called `alias`; it is off.
+    ///
+    /// # Errors
+    ///
+    /// [`MakeError`] says why there is no such guest, and there is nothing left of it.
+    pub fn create(&'static self, name: &str, alias: &str) -> Result<Arc<Guest>, MakeError> {
+        let bundle = self.bundle().ok_or_else(|| MakeError("there is no bundle".into()))?;
+        let configs = manifest::read(&bundle).map_err(|error| MakeError(format!("{error}")))?;
+        let config = configs.into_iter().find(|config| config.name == name);
+        let config =
+            config.ok_or_else(|| MakeError(format!("the bundle has no guest '{name}'")))?;
+        if !manifest::is_name(alias) {
+            return Err(MakeError(format!("'{alias}' is no name: {}", manifest::NAME_FORM)));
+        }
+        self.make(GuestConfig { name: alias.into(), ..config })
+    }
+
+    fn make(&'static self, config: GuestConfig<'static>) -> Result<Arc<Guest>, MakeError> {
+        if self.guests().any(|guest| guest.name() == config.name) {
+            return Err(MakeError("there is one of that name".into()));
+        }
+        let mut loads = [0; MAX_CPUS];
+        for guest in self.guests() {
+            for vcpu in &guest.vcpus {
+                loads[vcpu.home.index()] += 1;
+            }
+        }
+        let cpus = self.cpus();
+        if let Some(cpu) = config.cpus.iter().find(|&&cpu| cpu >= cpus) {
+            let last = cpus.saturating_sub(1);
+            return Err(MakeError(format!("cpus: there is no CPU {cpu}; there are 0 to {last}")));
+        }
+        let allowed = |cpu: CpuId| {
+            let pinned = config.cpus.is_empty() || config.cpus.contains(&cpu.index());
+            pinned && cpu.index() < cpus
+        };
+        let homes: Vec<CpuId> = homes(&mut loads, allowed, config.vcpus).collect();
+        let identity = Identity::new(self)
+            .ok_or_else(|| MakeError(format!("there are {MAX_GUESTS} guests, the most")))?;
+        let number = identity.id().index();
+        let guest = Guest::new(identity, config, &self.memory, &homes, self.seeds.are_random())?;
+        if let Some(place) = self.guests.get(number) {
+            *place.lock() = Some(Arc::clone(&guest));
+        }
+        self.guests_have_changed();
+        Ok(guest)
+    }
+
+    /// Forgets a guest that is off and has no memory. What it was made of goes when nobody looks at it any more: each
+    /// CPU looks away as soon as it sees that guests have changed.
+    pub fn remove(&self, guest: &Guest) {
+        if let Some(place) = self.guests.get(guest.id.index()) {
+            let gone = place.lock().take();
+            self.guests_have_changed();
+            // Perhaps the last to do so, and not under the lock.
+            drop(gone);
+        }
+    }
+
+    /// Has the steps of guests that start or end be done.
+    pub fn life_goes_on(&self) {
+        self.life.store(true, Ordering::Release);
+        self.kick(CpuId::FIRST);
+    }
+
+    /// Says whether guests may be starting or ending.
+    #[inline]
+    pub fn is_life_going_on(&self) -> bool {
+        self.life.load(Ordering::Relaxed)
+    }
+
+    /// Does a bounded step for each guest that starts or ends, see [`Guest::live`]. Says whether there was any to do.
+    pub fn live(&'static self, look: &mut dyn FnMut()) -> bool {
+        if !self.is_life_going_on() {
+            return false;
+        }
+        // Before the guests are looked at: who changes one says so after that.
+        self.life.store(false, Ordering::SeqCst);
+        let (mut done, mut left) = (false, false);
+        for guest in self.guests() {
+            done |= guest.live(self, look);
+            left |= matches!(guest.state(), guest::State::Loading | guest::State::Ending);
+        }
+        if left {
+            self.life.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    /// Returns what guests were promised, and what there is.
+    pub fn commitment(&self) -> Commitment {
+        let promised = self.guests().map(|guest| guest.entitlement()).sum();
+        Commitment { available: commitment::available(&self.memory.counts()), promised }
+    }
+
+    /// Says whether `guest` may be entitled to `bytes` in all.
+    ///
+    /// # Errors
+    ///
+    /// [`Exceeds`]: there is less, and its manifest does not allow it.
+    pub fn admits(&self, guest: &Guest, bytes: u64) -> Result<(), Exceeds> {
+        if guest.config.overcommit {
+            return Ok(());
+        }
+        self.commitment().admit(guest.entitlement(), bytes)
     }
 
     /// Returns what gives out random numbers to guests.
@@ -184,7 +351,7 @@ impl System {
 
     /// Notes that a guest went off. When none is on, the machine ends, unless it is to stay.
     pub fn guest_is_off(&self) {
-        if self.guests().all(|guest| !guest.is_on()) && !self.stay {
+        if self.guests().all(|guest| guest.state() == guest::State::Off) && !self.stay {
             self.request_power_off();
         }
     }

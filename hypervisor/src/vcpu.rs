@@ -4,7 +4,10 @@ use crate::arch::context::Context;
 use crate::arch::cpu::CpuId;
 use crate::arch::entry::GuestRegisters;
 use crate::arch::gic::VirtualInterface;
-use crate::device::gic::ListRegisters;
+use crate::device::gic::{Gic, ListRegisters};
+use crate::exit::fast::Whose;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use spin::Mutex;
 
@@ -20,6 +23,8 @@ pub enum State {
     Ready,
     /// On, in WFI: nothing to do until an interrupt comes.
     Waiting,
+    /// On, at an access for which there is no memory: it goes on when some is free.
+    Paused,
 }
 
 impl State {
@@ -28,6 +33,7 @@ impl State {
             1 => Self::Starting,
             2 => Self::Ready,
             3 => Self::Waiting,
+            4 => Self::Paused,
             _ => Self::Off,
         }
     }
@@ -39,6 +45,7 @@ impl State {
             Self::Starting => "starting",
             Self::Ready => "running",
             Self::Waiting => "waiting",
+            Self::Paused => "paused",
         }
     }
 }
@@ -72,36 +79,41 @@ pub struct Vcpu {
     pub home: CpuId,
     state: AtomicU8,
     entry: Mutex<Entry>,
-    /// Locked by the CPU that runs it for as long as it has it loaded.
-    pub own: Mutex<Own>,
+    /// Taken out by the CPU that runs it, for as long as it has it loaded.
+    own: Mutex<Option<Box<Own>>>,
     /// How often it came out.
-    pub exits: AtomicU64,
+    pub exits: Arc<AtomicU64>,
     /// How long it has run, in ticks, with what was done for it at EL2.
     pub ran: AtomicU64,
     /// When its next timer fires, in ticks, while it is not loaded; `u64::MAX` for never.
     pub deadline: AtomicU64,
     /// Something happened that it may wait for.
     woken: AtomicBool,
+    /// It was [paused](State::Paused), and has not got over what it was paused at.
+    starved: AtomicBool,
 }
 
 impl Vcpu {
-    /// Makes a vCPU that is off.
-    pub fn new(index: usize, home: CpuId) -> Self {
+    /// Makes a vCPU that is off, of a guest of `vcpus` vCPUs whose interrupt controller is `gic`.
+    pub fn new(index: usize, home: CpuId, gic: &Arc<Gic>, vcpus: usize) -> Self {
+        let exits = Arc::new(AtomicU64::new(0));
+        let whose = Arc::new(Whose { gic: Arc::clone(gic), vcpus, exits: Arc::clone(&exits) });
         Self {
             index,
             home,
             state: AtomicU8::new(State::Off as u8),
             entry: Mutex::new(Entry::default()),
-            own: Mutex::new(Own {
-                registers: GuestRegisters { x: [0; 31], whose: None },
+            own: Mutex::new(Some(Box::new(Own {
+                registers: GuestRegisters { x: [0; 31], whose: Some(whose) },
                 context: Context::default(),
                 list: ListRegisters::default(),
                 interface: VirtualInterface::default(),
-            }),
-            exits: AtomicU64::new(0),
+            }))),
+            exits,
             ran: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             woken: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
         }
     }
 
@@ -142,6 +154,27 @@ impl Vcpu {
         own.context = Context::reset(1 << 31 | self.affinity(), entry.pc);
         own.interface = VirtualInterface::default();
         self.deadline.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Takes what the CPU that loads it needs; `None` while a CPU has it loaded.
+    pub fn take_own(&self) -> Option<Box<Own>> {
+        self.own.lock().take()
+    }
+
+    /// Puts back what [`Vcpu::take_own`] gave.
+    pub fn put_own(&self, own: Box<Own>) {
+        *self.own.lock() = Some(own);
+    }
+
+    /// Notes whether there is no memory for what it is at. Says whether that is news.
+    pub fn set_starved(&self, starved: bool) -> bool {
+        self.starved.swap(starved, Ordering::Relaxed) != starved
+    }
+
+    /// Says whether there was no memory for what it is at.
+    #[inline]
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
     }
 
     /// Ends a wait.

@@ -7,13 +7,17 @@ use crate::arch::{context, entry};
 use crate::sched::Loaded;
 use crate::stage2::{PopulateError, Populated};
 use crate::system::System;
+use crate::{control, govern};
 use core::sync::atomic::Ordering;
+
+/// How much is asked of other guests when one finds no memory, in bytes.
+const RECLAIM: u64 = 16 << 20;
 
 /// Handles a load or store that stage 2 did not allow.
 pub fn data(system: &'static System, loaded: &mut Loaded, abort: DataAbort) -> Next {
     let ipa = fault_ipa(entry::fault_page(), entry::fault_address());
     if loaded.guest.space.covers(ipa) && abort.fault != (Fault::Other { status: 0x10 }) {
-        return memory(loaded, ipa, false, abort.write);
+        return memory(system, loaded, ipa, false, abort.write);
     }
     if abort.cache_maintenance {
         // There is nothing to maintain where no memory is.
@@ -33,23 +37,30 @@ pub fn data(system: &'static System, loaded: &mut Loaded, abort: DataAbort) -> N
 }
 
 /// Handles an instruction fetch that stage 2 did not allow.
-pub fn instruction(_system: &'static System, loaded: &mut Loaded, _fault: Fault) -> Next {
+pub fn instruction(system: &'static System, loaded: &mut Loaded, _fault: Fault) -> Next {
     let ipa = fault_ipa(entry::fault_page(), entry::fault_address());
     if loaded.guest.space.covers(ipa) {
-        return memory(loaded, ipa, true, false);
+        return memory(system, loaded, ipa, true, false);
     }
     absent(loaded, ipa, true, false, "no instruction can be fetched there");
     Next::Resume
 }
 
-fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next {
+fn memory(
+    system: &'static System,
+    loaded: &mut Loaded,
+    ipa: Ipa,
+    instruction: bool,
+    write: bool,
+) -> Next {
     match loaded.guest.space.populate_step(ipa) {
         // The move goes on when this CPU, or another, looks at its other work.
         Ok(Populated::Moving) => return Next::Yield,
+        Ok(Populated::Mapped(_) | Populated::Already) if loaded.vcpu.is_starved() => resume(loaded),
         Ok(_) => {}
         Err(PopulateError::Ballooned) if loaded.guest.may_use_untold() => {
             // As if it had asked for the page back; the access, tried again, populates it.
-            return_page(loaded, ipa);
+            return return_page(system, loaded, ipa);
         }
         Err(PopulateError::Ballooned) => {
             absent(loaded, ipa, instruction, write, "the page is in the balloon");
@@ -62,33 +73,43 @@ fn memory(loaded: &mut Loaded, ipa: Ipa, instruction: bool, write: bool) -> Next
         }
         Err(PopulateError::Outside) => absent(loaded, ipa, instruction, write, "nothing is there"),
         Err(PopulateError::OutOfMemory) => {
-            // The guest is not to blame, and goes on as soon as there is memory.
-            out_of_memory(loaded, ipa);
-            return Next::Yield;
+            return out_of_memory(system, loaded, ipa);
         }
     }
     Next::Resume
 }
 
 #[cold]
-fn return_page(loaded: &Loaded, ipa: Ipa) {
+fn return_page(system: &'static System, loaded: &Loaded, ipa: Ipa) -> Next {
     match loaded.guest.space.return_pages(&[ipa.align_down(PAGE_SIZE)]) {
         Ok((_, flushed)) => {
             flushed.retire();
+            Next::Resume
         }
-        Err(_) => out_of_memory(loaded, ipa),
+        Err(_) => out_of_memory(system, loaded, ipa),
     }
 }
 
+/// Has a vCPU wait for memory: the guest is not to blame, and goes on as soon as there is some.
 #[cold]
-fn out_of_memory(loaded: &Loaded, ipa: Ipa) {
-    let faults = loaded.guest.faults.fetch_add(1, Ordering::Relaxed);
-    if faults.is_power_of_two() {
+fn out_of_memory(system: &'static System, loaded: &Loaded, ipa: Ipa) -> Next {
+    govern::reclaim_now(system, RECLAIM);
+    if loaded.vcpu.set_starved(true) {
+        let (name, index) = (loaded.guest.name(), loaded.vcpu.index);
         log::error!(
-            "guest {}: vCPU {} waits for memory at {ipa}: none is free; balloon a guest to go on",
-            loaded.guest.name(),
-            loaded.vcpu.index
+            "guest {name}: vCPU {index} is paused at {ipa}: no memory is free; take some from a guest, or destroy one"
         );
+        control::event("paused", "guest", name);
+    }
+    Next::Pause
+}
+
+/// Tells that a vCPU has the memory that it was paused for.
+#[cold]
+fn resume(loaded: &Loaded) {
+    if loaded.vcpu.set_starved(false) {
+        log::info!("guest {}: vCPU {} goes on", loaded.guest.name(), loaded.vcpu.index);
+        control::event("resumed", "guest", loaded.guest.name());
     }
 }
 

@@ -50,7 +50,7 @@ fn stop(system: &System, loaded: &Loaded, stop: Stop) -> Next {
 const AFFINITY: u64 = 0xff_00ff_ffff;
 
 fn cpu_on(system: &System, loaded: &Loaded, target: u64, entry: Entry) -> i64 {
-    let guest = loaded.guest;
+    let guest = &loaded.guest;
     if target & !AFFINITY != 0 {
         return result::INVALID_PARAMETERS;
     }
@@ -74,6 +74,6 @@ fn affinity_info(loaded: &Loaded, target: u64) -> i64 {
         None => result::INVALID_PARAMETERS,
         Some(State::Off) => affinity::OFF,
         Some(State::Starting) => affinity::ON_PENDING,
-        Some(State::Ready | State::Waiting) => affinity::ON,
+        Some(State::Ready | State::Waiting | State::Paused) => affinity::ON,
     }
 }

@@ -12,16 +12,17 @@ use crate::device::gic::{Gic, Place};
 use crate::guest::layout;
 use crate::psci::{self, Call};
 use crate::service;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What is needed of the vCPU whose registers are at hand.
 pub struct Whose {
     /// Its guest's interrupt controller.
-    pub gic: &'static Gic,
+    pub gic: Arc<Gic>,
     /// Its guest's number of vCPUs.
     pub vcpus: usize,
     /// How often it came out.
-    pub exits: &'static AtomicU64,
+    pub exits: Arc<AtomicU64>,
 }
 
 const HYPERCALL: u64 = 0x16;
@@ -33,10 +34,10 @@ const PLAIN_LOAD: (u64, u64) = (1 << 24 | 0x7c0, 1 << 24);
 #[inline(always)]
 pub fn handle(registers: &mut GuestRegisters) -> bool {
     let syndrome = entry::syndrome();
-    let Some(whose) = registers.whose else { return false };
+    let GuestRegisters { x, whose: Some(whose) } = registers else { return false };
     let handled = match syndrome >> 26 & 0x3f {
-        HYPERCALL => hypercall(registers),
-        DATA_ABORT if syndrome & PLAIN_LOAD.0 == PLAIN_LOAD.1 => load(registers, whose, syndrome),
+        HYPERCALL => hypercall(x),
+        DATA_ABORT if syndrome & PLAIN_LOAD.0 == PLAIN_LOAD.1 => load(x, whose, syndrome),
         _ => false,
     };
     if handled {
@@ -47,8 +48,7 @@ pub fn handle(registers: &mut GuestRegisters) -> bool {
 
 /// Answers a call that can be answered at once.
 #[inline(always)]
-fn hypercall(registers: &mut GuestRegisters) -> bool {
-    let x = &mut registers.x;
+fn hypercall(x: &mut [u64; 31]) -> bool {
     // To `psci` the service's functions are none.
     if service::owns(x[0]) {
         return false;
@@ -64,7 +64,7 @@ fn hypercall(registers: &mut GuestRegisters) -> bool {
 
 /// Reads a register of the GIC that does not depend on what is in the list registers.
 #[inline(always)]
-fn load(registers: &mut GuestRegisters, whose: &Whose, syndrome: u64) -> bool {
+fn load(x: &mut [u64; 31], whose: &Whose, syndrome: u64) -> bool {
     let register = (syndrome >> 16 & 0x1f) as usize;
     if (19..=28).contains(&register) {
         return false;
@@ -93,7 +93,7 @@ fn load(registers: &mut GuestRegisters, whose: &Whose, syndrome: u64) -> bool {
         _ => Width::Double,
     };
     let value = whose.gic.read(place, width);
-    if let Some(register) = registers.x.get_mut(register) {
+    if let Some(register) = x.get_mut(register) {
         *register = access.extend(value);
     }
     skip_instruction();

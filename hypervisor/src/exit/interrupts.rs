@@ -47,7 +47,7 @@ pub fn sync(system: &System, loaded: &mut Loaded) {
     read_back(list);
     let synced = loaded.guest.gic.sync(loaded.vcpu.index, list, system.list_registers());
     write_out(list, synced.write);
-    carry_out(system, loaded.guest, synced);
+    carry_out(system, &loaded.guest, synced);
 }
 
 /// Takes what the list registers hold back into the model: before the vCPU waits, or reads the state of its interrupts.
@@ -56,7 +56,7 @@ pub fn fold(system: &System, loaded: &mut Loaded) {
     read_back(list);
     let synced = loaded.guest.gic.fold(loaded.vcpu.index, list);
     write_out(list, synced.write);
-    carry_out(system, loaded.guest, synced);
+    carry_out(system, &loaded.guest, synced);
 }
 
 /// Makes this CPU's interrupts those of the vCPU that comes.

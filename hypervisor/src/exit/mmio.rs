@@ -43,15 +43,15 @@ pub fn access(
 }
 
 fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) -> Option<u64> {
-    let guest = loaded.guest;
     if let Some(place) = gic_place(loaded, ipa) {
         if place.shows_live_state() {
             interrupts::fold(system, loaded);
-            let kick = guest.gic.refresh(loaded.vcpu.index, place);
-            guest.kick(system, kick);
+            let kick = loaded.guest.gic.refresh(loaded.vcpu.index, place);
+            loaded.guest.kick(system, kick);
         }
-        return Some(guest.gic.read(place, width));
+        return Some(loaded.guest.gic.read(place, width));
     }
+    let guest = &loaded.guest;
     if let Some(offset) = offset(&layout::UART, ipa) {
         let value = guest.read_uart(system, offset, width);
         console::room_again();
@@ -68,7 +68,7 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
 }
 
 fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, value: u64) -> bool {
-    let guest = loaded.guest;
+    let guest = &loaded.guest;
     if let Some(place) = gic_place(loaded, ipa) {
         let kick = guest.gic.write(loaded.vcpu.index, place, width, value);
         guest.kick(system, kick);

@@ -41,6 +41,8 @@ mod dispatch {
         Wait,
         /// Look whether another vCPU, or other work, is due.
         Yield,
+        /// There is no memory for what the vCPU is at: it waits for some.
+        Pause,
         /// The vCPU has turned itself off.
         Off,
     }

@@ -52,7 +52,7 @@ pub fn free_bytes(system: &System) -> u64 {
 impl Hands {
     fn with<R>(&self, number: usize, with: impl FnOnce(&Guest) -> R) -> Option<R> {
         let guest = self.0.guests().find(|guest| guest.id.index() == number)?;
-        guest.is_on().then(|| with(guest))
+        guest.is_on().then(|| with(&guest))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::guest::layout;
 use crate::mem::Order;
 use crate::stage2::{AccessError, Pages, PopulateError, Space, TakeError};
 use crate::system::System;
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 /// A guest's memory, as its devices reach it.
@@ -43,7 +44,7 @@ const PAGES_A_STEP: usize = 64;
 const RANGES_A_STEP: usize = 6;
 
 /// The balloon's hands on a guest's memory.
-pub struct Hands(&'static Guest);
+pub struct Hands(Arc<Guest>);
 
 impl Hands {
     fn each(
@@ -150,10 +151,10 @@ impl Guest {
     }
 
     /// Does a bounded piece of what the balloon's queues hold; says whether, for another CPU may be about it.
-    pub(super) fn balloon_step(&'static self, system: &System) -> bool {
+    pub(super) fn balloon_step(self: &Arc<Self>, system: &System) -> bool {
         let Some(mut slot) = self.balloon.try_lock() else { return false };
         let view = DeviceView(&self.space);
-        let mut hands = Hands(self);
+        let mut hands = Hands(Arc::clone(self));
         let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
         // What is left is noted below.
         let _ = slot.process(&mut context);

@@ -61,8 +61,41 @@ pub fn describe(config: &GuestConfig<'_>, random: bool) -> MachineTree {
     })
 }
 
-/// Writes a guest's kernel, initrd and device tree through `write`, which gets parts that do not
-/// cross a 2 MiB boundary. Allocates nothing.
+/// The most that is written in one piece, in bytes.
+pub const PIECE: usize = 64 << 10;
+
+/// How far the images are in the guest's memory.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor {
+    what: What,
+    offset: usize,
+}
+
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+enum What {
+    #[default]
+    Kernel,
+    Initrd,
+    Tree,
+}
+
+impl Cursor {
+    /// Returns where the next piece goes.
+    pub fn next(&self, config: &GuestConfig<'_>) -> Ipa {
+        let placement = &config.placement;
+        let start = match self.what {
+            What::Kernel => placement.kernel,
+            What::Initrd => placement.initrd.as_ref().map_or(placement.kernel, |at| at.start),
+            What::Tree => placement.device_tree,
+        };
+        // The placement was checked to be in the guest's memory: this does not overflow.
+        Ipa::new(start.as_u64().saturating_add(self.offset as u64))
+    }
+}
+
+/// Writes the next piece of a guest's kernel, initrd or device tree through `write`, which gets parts of at most
+/// [`PIECE`] bytes that do not cross a 2 MiB boundary (the device tree is one piece, but for such boundaries). Returns
+/// what the first vCPU starts with when all of it is written. Allocates nothing.
 ///
 /// The guest starts with its caches off: `write` must see to it that what it wrote is visible at
 /// the point of coherency, and that no stale instruction is fetched there. Memory that is not
@@ -71,28 +104,44 @@ pub fn describe(config: &GuestConfig<'_>, random: bool) -> MachineTree {
 /// # Errors
 ///
 /// [`LoadError`]; some of the images may have been written.
-pub fn load<E>(
+pub fn load_some<E>(
     config: &GuestConfig<'_>,
     tree: &MachineTree,
     seed: &Seed,
+    cursor: &mut Cursor,
     mut write: impl FnMut(Ipa, &[u8]) -> Result<(), E>,
-) -> Result<Loaded, LoadError<E>> {
+) -> Result<Option<Loaded>, LoadError<E>> {
     let placement = &config.placement;
-    let size = tree.bytes().len();
-    if size as u64 > DEVICE_TREE_MAX {
-        return Err(LoadError::TreeTooLarge { size });
+    let (bytes, name, then) = match cursor.what {
+        What::Kernel => (config.kernel, "kernel", What::Initrd),
+        What::Initrd => (config.initrd, "initrd", What::Tree),
+        What::Tree => {
+            let size = tree.bytes().len();
+            if size as u64 > DEVICE_TREE_MAX {
+                return Err(LoadError::TreeTooLarge { size });
+            }
+            let start = placement.device_tree.as_u64();
+            tree.parts(seed, |offset, bytes| {
+                write_parts(Ipa::new(start.saturating_add(offset as u64)), bytes, &mut write)
+            })
+            .map_err(|(at, cause)| LoadError::Write {
+                what: "device tree",
+                at,
+                cause,
+            })?;
+            return Ok(Some(Loaded { pc: placement.kernel, device_tree: placement.device_tree }));
+        }
+    };
+    let rest = bytes.get(cursor.offset..).unwrap_or(&[]);
+    let piece = rest.get(..PIECE).unwrap_or(rest);
+    write_parts(cursor.next(config), piece, &mut write)
+        .map_err(|(at, cause)| LoadError::Write { what: name, at, cause })?;
+    if piece.len() == rest.len() {
+        *cursor = Cursor { what: then, offset: 0 };
+    } else {
+        cursor.offset += piece.len();
     }
-    let failed = |what| move |(at, cause)| LoadError::Write { what, at, cause };
-    write_parts(placement.kernel, config.kernel, &mut write).map_err(failed("kernel"))?;
-    if let Some(initrd) = &placement.initrd {
-        write_parts(initrd.start, config.initrd, &mut write).map_err(failed("initrd"))?;
-    }
-    tree.parts(seed, |offset, bytes| {
-        let at = Ipa::new(placement.device_tree.as_u64().saturating_add(offset as u64));
-        write_parts(at, bytes, &mut write)
-    })
-    .map_err(failed("device tree"))?;
-    Ok(Loaded { pc: placement.kernel, device_tree: placement.device_tree })
+    Ok(None)
 }
 
 fn write_parts<E>(
@@ -141,6 +190,30 @@ mod tests {
             command_line: "quiet".into(),
             population: Population::Lazy,
             held: false,
+            cpus: Vec::new(),
+            overcommit: false,
+        }
+    }
+
+    /// Loads all of it.
+    fn load<E>(
+        config: &GuestConfig<'_>,
+        tree: &MachineTree,
+        seed: &Seed,
+        mut write: impl FnMut(Ipa, &[u8]) -> Result<(), E>,
+    ) -> Result<Loaded, LoadError<E>> {
+        let mut cursor = Cursor::default();
+        loop {
+            let next = cursor.next(config);
+            let mut first = None;
+            let done = load_some(config, tree, seed, &mut cursor, |at, bytes| {
+                assert!(bytes.len() <= PIECE, "a piece is too long");
+                assert!(*first.get_or_insert(at) == next, "the cursor pointed elsewhere");
+                write(at, bytes)
+            })?;
+            if let Some(loaded) = done {
+                return Ok(loaded);
+            }
         }
     }
 

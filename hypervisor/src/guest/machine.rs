@@ -1,15 +1,14 @@
-//! A guest while it lives: its memory, its vCPUs, its devices, and how it starts, stops and starts
-//! again.
+//! A guest: its memory, its vCPUs, its devices.
 
 use super::balloon::Hands;
 use super::layout;
+use super::life::Life;
 use super::loader;
 use super::machine_tree::MachineTree;
-use super::manifest::{GuestConfig, Population};
+use super::manifest::GuestConfig;
 use super::plug::PlugHands;
-use super::seed::Seed;
 use super::service::Service;
-use crate::addr::{Ipa, IpaRange, PAGE_SIZE, ipa_range};
+use crate::addr::{IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::{self, CpuId};
 use crate::device::Width;
 use crate::device::gic::{self, Gic, Kick, intid};
@@ -17,51 +16,15 @@ use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::mem::MemoryDevice;
 use crate::device::virtio::{Transport, mmio};
-use crate::exit::fast::Whose;
-use crate::mem::{GuestId, Memory, Order};
-use crate::stage2::{AccessError, PopulateError, Space};
-use crate::system::System;
-use crate::vcpu::{Entry, State, Vcpu};
-use alloc::boxed::Box;
+use crate::mem::{GuestId, Memory};
+use crate::stage2::Space;
+use crate::system::{Identity, System};
+use crate::vcpu::{State, Vcpu};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use spin::Mutex;
-
-/// Why a guest's vCPUs must leave it.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Stop {
-    /// It is to be off.
-    Off = 1,
-    /// It is to start anew.
-    Reset = 2,
-}
-
-/// Why a guest cannot start.
-#[derive(Clone, Debug)]
-pub enum StartError {
-    /// Its images could not be written to its memory.
-    Load(loader::LoadError<AccessError>),
-    /// There is no memory for all of it, and it is to have all of it at once.
-    Populate(Ipa, PopulateError),
-    /// It is on.
-    AlreadyOn,
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Load(error) => write!(f, "its images cannot be loaded: {error}"),
-            Self::Populate(ipa, PopulateError::OutOfMemory) => {
-                write!(f, "memory ran out at {ipa}; make it smaller, or populate it lazily")
-            }
-            Self::Populate(ipa, error) => write!(f, "{ipa} cannot be populated: {error:?}"),
-            Self::AlreadyOn => f.write_str("it is on already"),
-        }
-    }
-}
 
 /// The balloon behind its registers.
 pub type BalloonSlot = Transport<Balloon<Hands>>;
@@ -81,11 +44,11 @@ pub struct Guest {
     /// What the manifest says of it.
     pub config: GuestConfig<'static>,
     /// What tells it of its machine.
-    tree: MachineTree,
+    pub(super) tree: MachineTree,
     /// What its physical addresses lead to.
     pub space: Space<'static>,
     /// Its interrupt controller.
-    pub gic: Box<Gic>,
+    pub gic: Arc<Gic>,
     /// What it asks of Sluice itself.
     pub service: Service,
     /// Its console.
@@ -95,18 +58,17 @@ pub struct Guest {
     /// Its memory device, where it can have more memory than it starts with.
     pub memory_device: Option<Mutex<MemorySlot>>,
     /// Its vCPUs.
-    pub vcpus: Vec<Vcpu>,
-    /// How many of them are not off.
-    online: AtomicUsize,
-    stop: AtomicU8,
-    /// When it was started, in ticks; 0 while it is off.
-    started: AtomicU64,
+    pub vcpus: Vec<Arc<Vcpu>>,
+    /// Where it is in its life.
+    pub(super) life: Life,
     /// Which of its devices' queues hold work, a bit each.
     device_work: AtomicU8,
     /// Where the release of all that is in the balloon goes on.
     pub(super) release_from: AtomicU64,
     /// Accesses to what is not there, for the log.
     pub faults: AtomicU64,
+    /// What is nobody else's while it lives. Dropped after its tables.
+    _identity: Identity,
 }
 
 /// Why a guest cannot be made.
@@ -116,23 +78,23 @@ pub struct MakeError(pub String);
 /// Makes the interrupt controller, on the heap at once: it is too large to stand on the stack
 /// twice.
 #[inline(never)]
-fn make_gic(guest: u8, vcpus: usize) -> Result<Box<Gic>, MakeError> {
+fn make_gic(guest: u8, vcpus: usize) -> Result<Arc<Gic>, MakeError> {
     let gic = Gic::new(guest, vcpus, gic::DEFAULT_SPIS);
-    gic.map(Box::new).map_err(|error| MakeError(alloc::format!("{error}")))
+    gic.map(Arc::new).map_err(|error| MakeError(alloc::format!("{error}")))
 }
 
 impl Guest {
-    /// Makes a guest of `config`, on the heap, off, whose vCPUs run on the first `cpus` CPUs in
-    /// turn. `random`: it will be started with seeds for its generator.
+    /// Makes a guest of `config`, on the heap, off, whose vCPUs run on `homes`, one each. `random`: it will be
+    /// started with seeds for its generator.
     #[inline(never)]
     pub fn new(
-        id: GuestId,
+        identity: Identity,
         config: GuestConfig<'static>,
         memory: &'static Memory,
-        vmid: crate::stage2::Vmid,
-        cpus: usize,
+        homes: &[CpuId],
         random: bool,
-    ) -> Result<Box<Self>, MakeError> {
+    ) -> Result<Arc<Self>, MakeError> {
+        let id = identity.id();
         let number = id.index() as u8;
         let ram = ipa_range(layout::RAM_START, config.memory)
             .ok_or_else(|| MakeError(String::from("its memory does not fit an address space")))?;
@@ -140,7 +102,7 @@ impl Guest {
             .ok_or_else(|| {
                 MakeError(String::from("its maximum memory does not fit an address space"))
             })?;
-        let space = Space::with_hotplug(memory, id, vmid, ram, hotplug)
+        let space = Space::with_hotplug(memory, id, identity.vmid(), ram, hotplug)
             .map_err(|error| MakeError(alloc::format!("no address space: {error:?}")))?;
         let gic = make_gic(number, config.vcpus)?;
         let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
@@ -148,34 +110,29 @@ impl Guest {
         let memory_device = Some(space.hotplug())
             .filter(|region| !region.is_empty())
             .map(|region| Mutex::new(Transport::new(plug, MemoryDevice::new(plug, region))));
-        let home = |index: usize| CpuId::new((index + id.index()) % cpus.max(1));
-        let vcpus = (0..config.vcpus).filter_map(|index| Some(Vcpu::new(index, home(index)?)));
-        Ok(Box::new(Self {
+        let vcpus = homes.iter().enumerate().map(|(index, &home)| {
+            for timer in [intid::VIRTUAL_TIMER, intid::PHYSICAL_TIMER] {
+                gic.back_ppi(index, timer, Some(timer));
+            }
+            Arc::new(Vcpu::new(index, home, &gic, homes.len()))
+        });
+        Ok(Arc::new(Self {
             id,
             space,
+            vcpus: vcpus.collect(),
             gic,
             service: Service::default(),
             uart: Mutex::new(Pl011::new()),
             balloon: Mutex::new(Transport::new(label, Balloon::new(label))),
             memory_device,
-            vcpus: vcpus.collect(),
-            online: AtomicUsize::new(0),
-            stop: AtomicU8::new(0),
-            started: AtomicU64::new(0),
+            life: Life::new(),
             device_work: AtomicU8::new(0),
             release_from: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             tree: loader::describe(&config, random),
             config,
+            _identity: identity,
         }))
-    }
-
-    /// Says on the registers of its vCPUs whose they are.
-    pub fn name_registers(&'static self) {
-        for vcpu in &self.vcpus {
-            let whose = Whose { gic: &self.gic, vcpus: self.vcpus.len(), exits: &vcpu.exits };
-            vcpu.own.lock().registers.whose = Some(Box::leak(Box::new(whose)));
-        }
     }
 
     /// Returns its name.
@@ -188,157 +145,15 @@ impl Guest {
         self.space.ram()
     }
 
-    /// Says whether and why its vCPUs must leave it.
-    #[inline(always)]
-    pub fn stop(&self) -> Option<Stop> {
-        match self.stop.load(Ordering::Relaxed) {
-            1 => Some(Stop::Off),
-            2 => Some(Stop::Reset),
-            _ => None,
-        }
-    }
-
-    /// Says whether any of its vCPUs is on.
-    pub fn is_on(&self) -> bool {
-        self.online.load(Ordering::Acquire) != 0
-    }
-
-    /// Returns when it was started, in ticks.
-    pub fn started(&self) -> Option<u64> {
-        Some(self.started.load(Ordering::Relaxed)).filter(|&ticks| ticks != 0)
-    }
-
-    /// Has its vCPUs leave it; the last one to do so ends it, or starts it anew.
-    pub fn request_stop(&self, system: &System, stop: Stop) {
-        self.stop.store(stop as u8, Ordering::Release);
-        for vcpu in &self.vcpus {
-            vcpu.wake();
-            system.kick(vcpu.home);
-        }
-    }
-
-    /// Loads its images and turns its first vCPU on.
-    ///
-    /// # Errors
-    ///
-    /// [`StartError`]; it then is off and has no memory.
-    pub fn start(&self, system: &System, seed: &Seed) -> Result<(), StartError> {
-        if self.is_on() {
-            return Err(StartError::AlreadyOn);
-        }
-        let entry = match self.load(seed) {
-            Ok(entry) => entry,
-            Err(error) => {
-                self.take_memory_back();
-                return Err(error);
-            }
-        };
-        self.stop.store(0, Ordering::Release);
-        self.started.store(crate::arch::time::now().max(1), Ordering::Relaxed);
-        let Some(first) = self.vcpus.first() else { return Ok(()) };
-        if first.turn_on(entry).is_ok() {
-            self.online.fetch_add(1, Ordering::AcqRel);
-            system.kick(first.home);
-        }
-        Ok(())
-    }
-
-    fn load(&self, seed: &Seed) -> Result<Entry, StartError> {
-        if self.config.population == Population::Eager {
-            let mut at = self.ram().start;
-            while at < self.ram().end {
-                let populate = self.space.populate(at, Order::BLOCK_1G);
-                let populated = populate.map_err(|error| StartError::Populate(at, error))?;
-                let size = match populated {
-                    crate::stage2::Populated::Mapped(order) => order.bytes(),
-                    _ => PAGE_SIZE,
-                };
-                at = Ipa::new(at.align_down(size).as_u64() + size);
-            }
-        }
-        let write = |ipa, bytes: &[u8]| self.space.load(ipa, bytes);
-        let loaded =
-            loader::load(&self.config, &self.tree, seed, write).map_err(StartError::Load)?;
-        Ok(Entry { pc: loaded.pc.as_u64(), argument: loaded.device_tree.as_u64() })
-    }
-
-    /// Turns a vCPU on, for PSCI CPU_ON.
-    pub fn turn_on(
-        &self,
-        system: &System,
-        vcpu: &Vcpu,
-        entry: Entry,
-    ) -> Result<(), crate::vcpu::State> {
-        self.online.fetch_add(1, Ordering::AcqRel);
-        match vcpu.turn_on(entry) {
-            Ok(()) => {
-                system.kick(vcpu.home);
-                Ok(())
-            }
-            Err(state) => {
-                self.online.fetch_sub(1, Ordering::AcqRel);
-                Err(state)
-            }
-        }
-    }
-
-    /// Notes that a vCPU is off. The last one ends what was asked for by [`Guest::request_stop`],
-    /// or by turning itself off: a guest all of whose vCPUs are off can never go on.
-    pub fn vcpu_has_left(&self, system: &System) {
-        if self.online.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        let stop = self.stop().unwrap_or(Stop::Off);
-        self.end();
-        match stop {
-            Stop::Off => {
-                log::info!("guest {} is off", self.name());
-                crate::control::event("off", "guest", self.name());
-                system.guest_is_off();
-            }
-            Stop::Reset => {
-                log::info!("guest {} starts anew", self.name());
-                crate::control::event("reset", "guest", self.name());
-                if let Err(error) = self.start(system, &system.seeds().draw()) {
-                    log::error!("guest {} stays off: {error}", self.name());
-                    system.guest_is_off();
-                }
-            }
-        }
-    }
-
-    /// Puts the machine back to how it was made.
-    fn end(&self) {
-        self.take_memory_back();
+    /// Puts the devices back to how they were made.
+    pub(super) fn power_on(&self) {
         self.gic.reset();
         self.uart.lock().power_on();
         self.balloon.lock().power_on();
         self.memory_device_power_on();
         self.service.power_on();
         self.device_work.store(0, Ordering::Release);
-        self.started.store(0, Ordering::Relaxed);
-        self.stop.store(0, Ordering::Release);
-    }
-
-    fn take_memory_back(&self) {
-        let mut from = self.ram().start;
-        loop {
-            match self.space.take_back(from) {
-                Ok(taken) => {
-                    let next = taken.next;
-                    taken.flushed.retire();
-                    match next {
-                        Some(next) => from = next,
-                        None => return,
-                    }
-                }
-                Err(error) => {
-                    // The whole of memory needs no table to say what is left of it.
-                    log::error!("guest {}: its memory cannot be taken: {error:?}", self.name());
-                    return;
-                }
-            }
-        }
+        self.release_from.store(0, Ordering::Relaxed);
     }
 
     /// Returns how much memory it has, by its own account: what is not in the balloon, and what is plugged.
@@ -351,6 +166,22 @@ impl Guest {
     pub fn memory_target(&self) -> u64 {
         let target = u64::from(self.balloon.lock().device().target()) * PAGE_SIZE;
         self.config.memory.saturating_sub(target)
+    }
+
+    /// Returns what it is entitled to, in bytes: what it has or may take without asking again. Nothing while it is
+    /// off.
+    pub fn entitlement(&self) -> u64 {
+        if matches!(self.state(), super::State::Off | super::State::Ending) {
+            return 0;
+        }
+        let (actual, target) = {
+            let slot = self.balloon.lock();
+            (slot.device().actual(), slot.device().target())
+        };
+        let ballooned = u64::from(actual.min(target)) * PAGE_SIZE;
+        let added = self.space.present(self.space.hotplug());
+        let plugged = self.plugged().max(self.plug_target()).max(added);
+        self.config.memory.saturating_sub(ballooned) + plugged
     }
 
     /// Sets how much memory it is to have, in bytes. Says whether it has a driver that is told.
@@ -400,7 +231,7 @@ impl Guest {
     }
 
     /// Does a bounded piece of what its devices' queues hold; says whether, for other CPUs may be about it.
-    pub fn device_step(&'static self, system: &System) -> bool {
+    pub fn device_step(self: &Arc<Self>, system: &System) -> bool {
         let work = self.device_work.load(Ordering::Acquire);
         let balloon = work & WORK_OF_BALLOON != 0 && self.balloon_step(system);
         let memory = work & WORK_OF_MEMORY_DEVICE != 0 && self.memory_device_step(system);

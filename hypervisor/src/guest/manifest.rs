@@ -5,6 +5,7 @@ use super::bundle::{Bundle, BundleError, MANIFEST};
 use super::image::{Image, ImageError, Placement};
 use super::layout::{MAX_RAM, MAX_VCPUS};
 use crate::addr::BLOCK_2M;
+use crate::arch::cpu::MAX_CPUS;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -56,6 +57,21 @@ pub struct GuestConfig<'a> {
     pub population: Population,
     /// Says that it is not started at boot.
     pub held: bool,
+    /// The numbers of the physical CPUs that run it; empty for any.
+    pub cpus: Vec<usize>,
+    /// Says that it may be given more memory than there is for all.
+    pub overcommit: bool,
+}
+
+/// What a guest's name looks like.
+pub const NAME_FORM: &str = "a letter and up to 30 more letters, digits and any of \"-_.,+\"";
+
+/// Says whether a guest may be called `name`.
+pub fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.,+".contains(&byte);
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.len() <= 31
+        && name.bytes().all(fits)
 }
 
 /// What is wrong with a manifest.
@@ -189,7 +205,7 @@ pub fn read<'a>(bundle: &Bundle<'a>) -> Result<Vec<GuestConfig<'a>>, ManifestErr
     if guests.is_empty() { Err(ManifestError::NoGuests) } else { Ok(guests) }
 }
 
-const PROPERTIES: [&str; 9] = [
+const PROPERTIES: [&str; 11] = [
     "vcpus",
     "memory",
     "maximum-memory",
@@ -199,6 +215,8 @@ const PROPERTIES: [&str; 9] = [
     "command-line",
     "population",
     "held",
+    "cpus",
+    "overcommit",
 ];
 /// What dtc adds to a node that something refers to.
 const PHANDLES: [&str; 2] = ["phandle", "linux,phandle"];
@@ -213,11 +231,8 @@ struct Reader<'r, 'a> {
 impl<'r, 'a> Reader<'r, 'a> {
     fn new(node: &'r FdtNode<'r>, bundle: &'r Bundle<'a>) -> Result<Self, ManifestError> {
         let reader = Self { name: String::from(node.name()), node, bundle };
-        let is_word = reader.name.starts_with(|first: char| first.is_ascii_alphabetic())
-            && !reader.name.contains('@');
-        if !is_word {
-            let form = "a letter and up to 30 more letters, digits and any of \"-_.,+\"";
-            return Err(reader.wrong("its name", Wrong::Form(form)));
+        if !is_name(&reader.name) {
+            return Err(reader.wrong("its name", Wrong::Form(NAME_FORM)));
         }
         for property in node.properties() {
             let name = property.name();
@@ -278,6 +293,26 @@ impl<'r, 'a> Reader<'r, 'a> {
         Ok(Some(size))
     }
 
+    fn cpus(&self) -> Result<Vec<usize>, ManifestError> {
+        let Some(value) = self.node.property("cpus") else { return Ok(Vec::new()) };
+        let mut cpus = Vec::new();
+        let (cells, rest) = value.value().as_chunks::<4>();
+        if cells.is_empty() || !rest.is_empty() {
+            let form = "one cell for each CPU that may run it, as <0 2 3>";
+            return Err(self.wrong("cpus", Wrong::Form(form)));
+        }
+        for &cell in cells {
+            let number = u32::from_be_bytes(cell);
+            let cpu = number as usize;
+            if cpu >= MAX_CPUS || cpus.contains(&cpu) {
+                let right = "a CPU's number, 0 to 15, once";
+                return Err(self.wrong("cpus", Wrong::Range(number.into(), right)));
+            }
+            cpus.push(cpu);
+        }
+        Ok(cpus)
+    }
+
     fn guest(&self) -> Result<GuestConfig<'a>, ManifestError> {
         let vcpus = self.number("vcpus")?.unwrap_or(1);
         if !(1..=MAX_VCPUS as u64).contains(&vcpus) {
@@ -323,6 +358,8 @@ impl<'r, 'a> Reader<'r, 'a> {
             command_line,
             population,
             held: self.node.property("held").is_some(),
+            cpus: self.cpus()?,
+            overcommit: self.node.property("overcommit").is_some(),
         })
     }
 }

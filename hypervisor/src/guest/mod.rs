@@ -3,9 +3,12 @@
 #[cfg(target_os = "none")]
 mod balloon;
 pub mod bundle;
+pub mod commitment;
 mod fdt;
 pub mod image;
 pub mod layout;
+#[cfg(target_os = "none")]
+mod life;
 pub mod loader;
 #[cfg(target_os = "none")]
 mod machine;
@@ -18,6 +21,8 @@ pub mod seed;
 mod service;
 
 #[cfg(target_os = "none")]
-pub use machine::{BalloonSlot, Guest, MakeError, MemorySlot, StartError, Stop};
+pub use life::{StartError, State, Stop};
+#[cfg(target_os = "none")]
+pub use machine::{BalloonSlot, Guest, MakeError, MemorySlot};
 #[cfg(target_os = "none")]
 use machine::{WORK_OF_BALLOON, WORK_OF_MEMORY_DEVICE};

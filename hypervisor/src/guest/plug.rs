@@ -12,12 +12,13 @@ use crate::guest::layout;
 use crate::mem::Retiring;
 use crate::stage2::{AddError, Fill, Mark};
 use crate::system::System;
+use alloc::sync::Arc;
 
 /// How many entries of a detached table one step of an unplug reads.
 const ENTRIES: usize = 128;
 
 /// The memory device's hands on a guest's memory.
-pub struct PlugHands(pub(super) &'static Guest);
+pub struct PlugHands(pub(super) Arc<Guest>);
 
 impl MemoryBackend for PlugHands {
     fn admits(&mut self, bytes: u64) -> bool {
@@ -76,12 +77,12 @@ impl Guest {
     }
 
     /// Does a bounded piece of what the memory device's queue holds; says whether, for another CPU may be about it.
-    pub(super) fn memory_device_step(&'static self, system: &System) -> bool {
+    pub(super) fn memory_device_step(self: &Arc<Self>, system: &System) -> bool {
         let Some(mut slot) = self.memory_device.as_ref().and_then(spin::Mutex::try_lock) else {
             return false;
         };
         let view = DeviceView(&self.space);
-        let mut hands = PlugHands(self);
+        let mut hands = PlugHands(Arc::clone(self));
         let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
         // What is left is noted below.
         let _ = slot.process(&mut context);

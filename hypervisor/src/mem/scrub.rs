@@ -46,6 +46,19 @@ impl Memory {
         self.grow_pool_early() || self.end_step() || self.scrub_pool() || self.scrub_step()
     }
 
+    /// Says whether some memory is free, having looked for what no longer is retired. For one who waits for memory.
+    pub fn some_is_free(&self) -> bool {
+        let is_free = || {
+            let free = self.free.lock();
+            free.clean_frames() + free.dirty_frames() > 0
+        };
+        is_free()
+            || self.garbage.lock().frames() > 0 && {
+                self.epoch.try_advance();
+                self.recycle() > 0 && is_free()
+            }
+    }
+
     /// Makes one bounded step towards a zeroed block of 2 MiB, for one who needs it now and can come again: zeroes at
     /// most 128 KiB. Says whether there was one to make.
     pub fn prepare_block(&self) -> bool {

@@ -43,8 +43,8 @@ pub(super) fn bench(system: &'static System, report: &mut Report<'_>) {
         let mut bytes = [0; 16];
         let _ = core::hint::black_box(guest.space.read(ipa, &mut bytes));
     });
-    offline::offline(system.memory(), guest, report);
-    hotplug(system.memory(), guest, report);
+    offline::offline(system.memory(), &guest, report);
+    hotplug(system.memory(), &guest, report);
 }
 
 /// How much is added in one call: what is as large as it can be, and what is to be mapped by smaller blocks.

@@ -1,6 +1,7 @@
 //! What the commands do.
 
 use super::job::{self, Job, Port};
+use super::lifecycle;
 use super::offline::{Offline, Online};
 use super::parse::{self, Command, VERBS, Verb};
 use super::plug::plug;
@@ -16,9 +17,10 @@ use crate::logger::{self, microseconds};
 use crate::mem::Use;
 use crate::stage2::{Level, Mark, Run, Space, What};
 use crate::system::System;
-use crate::{arch, heap};
+use crate::{arch, console, heap};
 use aarch64_paging::descriptor::Stage2Attributes;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
@@ -116,17 +118,23 @@ fn run(
         },
         Command::Counters => counters(system, report),
         Command::Bench => super::bench::bench(system, report),
+        Command::Create(name, alias) => {
+            lifecycle::create(system, name, alias.unwrap_or(name), report);
+        }
         Command::Start(name) => with(system, name, report, |guest, report| {
-            match guest.start(system, &system.seeds().draw()) {
-                Ok(()) => report.value("started", Value::Text(guest.name())),
-                Err(error) => report.error(format_args!("guest {name}: {error}"), None),
-            }
+            lifecycle::start(system, guest, report);
         }),
-        Command::Off(name) => with(system, name, report, |guest, report| {
-            stop(system, guest, Stop::Off, report);
+        Command::Stop(name) => with(system, name, report, |guest, report| {
+            lifecycle::stop(system, guest, Stop::Off, report);
         }),
         Command::Reset(name) => with(system, name, report, |guest, report| {
-            stop(system, guest, Stop::Reset, report);
+            lifecycle::stop(system, guest, Stop::Reset, report);
+        }),
+        Command::Destroy(name) => with(system, name, report, |guest, report| {
+            lifecycle::stop(system, guest, Stop::Destroy, report);
+        }),
+        Command::Console(name) => with(system, name, report, |guest, _| {
+            console::show_guest(guest);
         }),
         Command::Quit => {
             report.value("quit", Value::Flag(true));
@@ -137,7 +145,7 @@ fn run(
 }
 
 /// Finds a guest by name or number; says so where there is none.
-fn find(system: &'static System, name: &str, report: &mut Report<'_>) -> Option<&'static Guest> {
+fn find(system: &'static System, name: &str, report: &mut Report<'_>) -> Option<Arc<Guest>> {
     let number = name.parse::<usize>().ok();
     let found =
         system.guests().find(|guest| guest.name() == name || Some(guest.id.index()) == number);
@@ -155,10 +163,10 @@ pub(super) fn with(
     system: &'static System,
     name: &str,
     report: &mut Report<'_>,
-    act: impl FnOnce(&'static Guest, &mut Report<'_>),
+    act: impl FnOnce(&Arc<Guest>, &mut Report<'_>),
 ) {
     if let Some(guest) = find(system, name, report) {
-        act(guest, report);
+        act(&guest, report);
     }
 }
 
@@ -179,7 +187,7 @@ fn guests(system: &'static System, report: &mut Report<'_>) {
     const GUESTS: &[Column] = &[
         ("guest", 12),
         ("number", 6),
-        ("state", 6),
+        ("state", 8),
         ("memory", 10),
         ("target", 10),
         ("plugged", 10),
@@ -195,7 +203,7 @@ fn guests(system: &'static System, report: &mut Report<'_>) {
         report.row(&[
             Value::Text(guest.name()),
             Value::Number(guest.id.index() as u64),
-            Value::Text(if guest.is_on() { "on" } else { "off" }),
+            Value::Text(guest.state().name()),
             Value::Size(guest.memory_now()),
             Value::Size(guest.memory_target()),
             Value::Size(guest.plugged()),
@@ -255,7 +263,7 @@ fn memory(system: &'static System, report: &mut Report<'_>) {
     report.value("total", Value::Size(counts.total * PAGE_SIZE));
 }
 
-fn balloon(system: &'static System, guest: &'static Guest, size: u64, report: &mut Report<'_>) {
+fn balloon(system: &'static System, guest: &Guest, size: u64, report: &mut Report<'_>) {
     let maximum = guest.config.memory;
     if size > maximum || size < PAGE_SIZE {
         return report.error(
@@ -274,7 +282,7 @@ fn balloon(system: &'static System, guest: &'static Guest, size: u64, report: &m
     }
 }
 
-fn stats(system: &'static System, guest: &'static Guest, report: &mut Report<'_>) {
+fn stats(system: &'static System, guest: &Guest, report: &mut Report<'_>) {
     const STATS: &[Column] = &[("statistic", 24), ("value", 16)];
     let slot = guest.balloon.lock();
     let device = slot.device();
@@ -321,7 +329,7 @@ fn attributes(attributes: Stage2Attributes, text: &mut dyn Write) -> fmt::Result
     write!(text, "{access}{execute} {kind} {share}{accessed}")
 }
 
-fn tables(guest: &'static Guest, range: Option<IpaRange>, report: &mut Report<'_>) {
+fn tables(guest: &Guest, range: Option<IpaRange>, report: &mut Report<'_>) {
     const RUNS: &[Column] = &[
         ("from", 14),
         ("to", 14),
@@ -404,7 +412,8 @@ fn epoch(system: &'static System, report: &mut Report<'_>) {
 
 fn audit(system: &'static System, report: &mut Report<'_>) {
     const FINDINGS: &[Column] = &[("finding", 0)];
-    let spaces: Vec<&Space<'_>> = system.guests().map(|guest| &guest.space).collect();
+    let guests: Vec<Arc<Guest>> = system.guests().collect();
+    let spaces: Vec<&Space<'_>> = guests.iter().map(|guest| &guest.space).collect();
     let found = audit::audit(system.memory(), &spaces);
     let lost = system.memory().counts().in_hand();
     report.value("clean", Value::Flag(found.is_clean()));
@@ -439,8 +448,10 @@ fn log(lines: usize, report: &mut Report<'_>) {
 }
 
 fn counters(system: &'static System, report: &mut Report<'_>) {
-    let exits = system.guests().flat_map(|guest| &guest.vcpus);
-    let exits = exits.map(|vcpu| vcpu.exits.load(Ordering::Relaxed)).sum();
+    let of = |guest: Arc<Guest>| -> u64 {
+        guest.vcpus.iter().map(|vcpu| vcpu.exits.load(Ordering::Relaxed)).sum()
+    };
+    let exits = system.guests().map(of).sum();
     let (used, free) = heap::usage();
     report.value("exits", Value::Number(exits));
     report.value("heap_used", Value::Size(used as u64));
@@ -448,15 +459,6 @@ fn counters(system: &'static System, report: &mut Report<'_>) {
     report.value("image", Value::Size(arch::boot::image_bytes() as u64));
     report.value("ticks", Value::Number(arch::time::now()));
     report.value("ticks_a_second", Value::Number(arch::time::frequency()));
-}
-
-fn stop(system: &'static System, guest: &'static Guest, stop: Stop, report: &mut Report<'_>) {
-    if guest.is_on() {
-        guest.request_stop(system, stop);
-        report.value("asked", Value::Flag(true));
-    } else {
-        report.error(format_args!("guest {} is off; 'start' starts it", guest.name()), None);
-    }
 }
 
 /// For tests only: ends of Sluice on command, to see what it says then.

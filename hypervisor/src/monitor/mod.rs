@@ -9,6 +9,8 @@ mod bench;
 mod commands;
 #[cfg(target_os = "none")]
 pub mod job;
+#[cfg(target_os = "none")]
+mod lifecycle;
 pub mod line;
 #[cfg(target_os = "none")]
 mod offline;

@@ -26,10 +26,16 @@ pub enum Command<'a> {
     Log(usize),
     /// What is logged from now on.
     LogLevel(LevelFilter),
+    /// Makes a guest of the bundle, under another name if one is given.
+    Create(&'a str, Option<&'a str>),
     /// Starts a guest that is off.
     Start(&'a str),
     /// Turns a guest off.
-    Off(&'a str),
+    Stop(&'a str),
+    /// Turns a guest off for good.
+    Destroy(&'a str),
+    /// Shows a guest's console.
+    Console(&'a str),
     /// Starts a guest anew.
     Reset(&'a str),
     /// Empties a range of memory under running guests.
@@ -157,9 +163,16 @@ pub static VERBS: &[Verb] = &[
         "[job]",
         "end a command that is at work on the control port; Ctrl-C does so here",
     ),
+    verb("console", "<guest>", "show a guest's console; Ctrl-] leaves it"),
+    verb(
+        "create",
+        "<guest> [as <name>]",
+        "make a guest of the bundle's manifest, perhaps by another name; it is off",
+    ),
     verb("start", "<guest>", "start a guest that is off"),
-    verb("off", "<guest>", "turn a guest off, as a power cut does"),
+    verb("stop", "<guest>", "turn a guest off, as a power cut does; 'off' is the same"),
     verb("reset", "<guest>", "start a guest anew, as a reset button does"),
+    verb("destroy", "<guest>", "turn a guest off for good, and give all of it back"),
     verb("quit", "", "end the machine, guests and all"),
 ];
 
@@ -291,7 +304,11 @@ fn nearest(name: &str) -> Option<&'static Verb> {
 pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
     let mut words = line.split_ascii_whitespace();
     let name = words.next().ok_or(ParseError::Empty)?;
-    let find = |name: &str| VERBS.iter().find(|verb| verb.name == name);
+    let find = |name: &str| {
+        // What programs of before call it.
+        let name = if name == "off" { "stop" } else { name };
+        VERBS.iter().find(|verb| verb.name == name)
+    };
     let verb = find(name).ok_or_else(|| ParseError::Unknown(name, nearest(name)))?;
     let wrong = |what, why| ParseError::Arguments(verb, what, why);
     let mut guest = || words.next().ok_or(wrong("", "which guest?"));
@@ -418,7 +435,18 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
             Command::Cancel(number.transpose()?)
         }
         "start" => Command::Start(guest()?),
-        "off" => Command::Off(guest()?),
+        "stop" => Command::Stop(guest()?),
+        "destroy" => Command::Destroy(guest()?),
+        "console" => Command::Console(guest()?),
+        "create" => {
+            let guest = guest()?;
+            let alias = match words.next() {
+                None => None,
+                Some("as") => Some(words.next().ok_or(wrong("", "as which name?"))?),
+                Some(word) => return Err(wrong(word, "write 'as' before the name")),
+            };
+            Command::Create(guest, alias)
+        }
         "reset" => Command::Reset(guest()?),
         _ => Command::Quit,
     };
@@ -485,6 +513,9 @@ mod tests {
         let page = Pa::new(0x4000_0000)..Pa::new(0x4000_1000);
         assert_eq!(parse("poison 0x40000123"), Ok(Command::Poison(page)));
         assert_eq!(parse("tables 0"), Ok(Command::Tables("0", None)));
+        assert_eq!(parse("create linux"), Ok(Command::Create("linux", None)));
+        assert_eq!(parse("create linux as two"), Ok(Command::Create("linux", Some("two"))));
+        assert_eq!(parse("off linux"), parse("stop linux"));
         assert_eq!(
             parse("help balloon"),
             Ok(Command::Help(VERBS.iter().find(|v| v.name == "balloon")))
@@ -508,6 +539,9 @@ mod tests {
             assert_eq!(usage(line), Some("move"), "{line}");
         }
         assert_eq!(usage("balance maybe"), Some("balance"));
+        assert_eq!(usage("create linux two"), Some("create"));
+        assert_eq!(usage("create linux as"), Some("create"));
+        assert_eq!(usage("create linux as two three"), Some("create"));
         assert_eq!(usage("ballon linux 1G"), None);
     }
 

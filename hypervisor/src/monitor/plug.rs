@@ -6,6 +6,7 @@ use crate::arch::time;
 use crate::guest::Guest;
 use crate::system::System;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 /// How often it is looked at, in parts of a second.
 const LOOKS_A_SECOND: u64 = 20;
@@ -17,7 +18,7 @@ const REMINDER: u64 = 6;
 
 /// Moves the size of a guest's plugged memory to a target.
 pub(super) struct Plug {
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     began_at: u64,
     target: u64,
     seen: u64,
@@ -30,7 +31,7 @@ pub(super) struct Plug {
 /// Sets the target of `guest` to `bytes` more, or less where `unplug`; returns the job that waits for the guest.
 pub(super) fn plug(
     system: &'static System,
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     bytes: u64,
     unplug: bool,
     report: &mut Report<'_>,

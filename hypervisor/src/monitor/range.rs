@@ -9,6 +9,7 @@ use crate::service::Wish;
 use crate::stage2::{AddError, Fill, Mark, Space, What};
 use crate::system::System;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 const ADD: (&str, &str) = ("add", "<guest> <size> [at <address>]");
 const REMOVE: (&str, &str) = ("remove", "<guest> <range> [now]");
@@ -37,12 +38,16 @@ fn first_gap(space: &Space<'_>, size: u64) -> Option<IpaRange> {
 
 /// Begins to add `size` bytes to `guest`, at `at` or where there is room.
 pub(super) fn add(
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     size: u64,
     at: Option<Ipa>,
     report: &mut Report<'_>,
 ) -> Option<Box<dyn Job>> {
-    let name = guest.name();
+    let name = guest.config.name.clone();
+    if !guest.is_on() {
+        report.error(format_args!("guest {name} is off; 'start' starts it"), None);
+        return None;
+    }
     if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
         report.error(format_args!("memory is added in whole pages of 4K"), Some(ADD));
         return None;
@@ -85,12 +90,12 @@ pub(super) fn add(
 
 /// Begins to take `range` from `guest`: asks it, if it listens and it need not be `now`.
 pub(super) fn remove(
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     range: IpaRange,
     now: bool,
     report: &mut Report<'_>,
 ) -> Option<Box<dyn Job>> {
-    let name = guest.name();
+    let name = guest.config.name.clone();
     if !guest.space.is_addable(&range) {
         let (ram, region) = (guest.space.ram(), guest.space.hotplug());
         report.error(
@@ -121,7 +126,7 @@ pub(super) fn remove(
 
 /// Adds a range without asking.
 struct Add {
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     range: IpaRange,
     at: Ipa,
 }
@@ -148,6 +153,11 @@ impl Add {
 
 impl Job for Add {
     fn step(&mut self, _system: &'static System, report: &mut Report<'_>) -> Step {
+        if !self.guest.is_on() {
+            // What was added goes with all that it has.
+            report.error(format_args!("guest {} is off", self.guest.name()), None);
+            return Step::Done;
+        }
         let error = match self.guest.space.add(self.at..self.range.end, Fill::Ready) {
             Ok(added) => {
                 self.at = added.next.unwrap_or(self.range.end);
@@ -180,7 +190,7 @@ impl Job for Add {
 
 /// Removes a range without asking.
 struct Remove {
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     range: IpaRange,
     at: Ipa,
 }
@@ -216,7 +226,7 @@ impl Job for Remove {
 
 /// Waits for a guest to do what is wished of it.
 struct Asked {
-    guest: &'static Guest,
+    guest: Arc<Guest>,
     range: IpaRange,
     /// It was offered memory; otherwise it is to release some.
     wanted: bool,

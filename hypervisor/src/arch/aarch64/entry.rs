@@ -1,18 +1,18 @@
 //! Into a guest and out again; and faults of our own.
 #![expect(unsafe_code, reason = "runs guests, is called from the vectors")]
 
+use alloc::sync::Arc;
 use core::ffi::c_void;
 
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, Writeable};
 
 /// The general-purpose registers of a vCPU. The order is `entry.S`'s.
-#[derive(Clone)]
 #[repr(C, align(16))]
 pub struct GuestRegisters {
     /// x0 to x30.
     pub x: [u64; 31],
     /// Whose registers these are, for [`crate::exit::fast`].
-    pub whose: Option<&'static crate::exit::fast::Whose>,
+    pub whose: Option<Arc<crate::exit::fast::Whose>>,
 }
 
 #[unsafe(no_mangle)]

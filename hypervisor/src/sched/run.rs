@@ -1,19 +1,19 @@
-//! Which vCPU a CPU runs: each in turn for a slice of time, those in WFI not at all; and what a CPU does when
-//! there is none: background work in bounded steps, then WFI.
-//!
-//! The context of the vCPU that ran last stays loaded until another one is to run, so a CPU that goes idle
-//! and comes back to the same vCPU moves nothing.
+//! What each CPU does: run its vCPUs, and when there is none to run, other work.
 
+use super::choice::Turn;
 use crate::arch::cpu::{self, CpuId};
 use crate::arch::{gic, time};
 use crate::exit::{self, Next};
 use crate::govern;
-use crate::guest::{Guest, Stop};
+use crate::guest::Guest;
+use crate::guest::layout::MAX_VCPUS;
+use crate::guest::manifest::MAX_GUESTS;
 use crate::monitor::job;
 use crate::system::System;
 use crate::vcpu::{Own, State, Vcpu};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
-use spin::MutexGuard;
 
 /// How long a vCPU runs while others of its CPU wait, in parts of a second: 10 ms.
 const SLICES_A_SECOND: u64 = 100;
@@ -24,39 +24,41 @@ const TURNS_A_SECOND: u64 = 1000;
 /// The vCPU whose context is in this CPU's registers.
 pub struct Loaded {
     /// Its guest.
-    pub guest: &'static Guest,
+    pub guest: Arc<Guest>,
     /// Itself.
-    pub vcpu: &'static Vcpu,
+    pub vcpu: Arc<Vcpu>,
     /// What it has.
-    pub own: MutexGuard<'static, Own>,
+    pub own: Box<Own>,
 }
 
 impl Loaded {
-    fn load(system: &System, guest: &'static Guest, vcpu: &'static Vcpu) -> Self {
-        let mut own = vcpu.own.lock();
+    /// Loads `vcpu` of `guest`; `None` while another CPU has it, which does not happen: each has one home.
+    fn load(system: &System, guest: Arc<Guest>, vcpu: Arc<Vcpu>) -> Option<Self> {
+        let mut own = vcpu.take_own()?;
         if vcpu.state() == State::Starting {
             vcpu.reset_context(&mut own);
             guest.kick(system, guest.gic.reset_vcpu(vcpu.index));
             own.list = Default::default();
             vcpu.set_state(State::Ready);
         }
-        exit::interrupts::load(system, guest, vcpu, &mut own);
+        exit::interrupts::load(system, &guest, &vcpu, &mut own);
         own.context.load(guest.space.vttbr());
         vcpu.deadline.store(u64::MAX, Ordering::Relaxed);
-        Self { guest, vcpu, own }
+        Some(Self { guest, vcpu, own })
     }
 
     fn save(mut self, system: &System) {
         let own = &mut *self.own;
         own.context.save();
-        exit::interrupts::save(system, self.guest, self.vcpu, own);
+        exit::interrupts::save(system, &self.guest, &self.vcpu, own);
         let deadline = own.context.timers.deadline().unwrap_or(u64::MAX);
         self.vcpu.deadline.store(deadline, Ordering::Relaxed);
+        self.vcpu.put_own(self.own);
     }
 
     /// Says whether it is `vcpu` of `guest`.
     fn is(&self, guest: &Guest, vcpu: &Vcpu) -> bool {
-        core::ptr::eq(self.guest, guest) && self.vcpu.index == vcpu.index
+        core::ptr::eq(&*self.guest, guest) && self.vcpu.index == vcpu.index
     }
 }
 
@@ -73,21 +75,33 @@ fn wake(guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
 }
 
 /// Says whether `vcpu` has something to do, or its guest's devices have while it waits.
-fn is_runnable(guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
+fn is_runnable(system: &System, guest: &Guest, vcpu: &Vcpu, now: u64) -> bool {
     match vcpu.state() {
         State::Off => false,
         State::Starting | State::Ready => true,
         State::Waiting => wake(guest, vcpu, now) || guest.wants_device_step(),
+        State::Paused => {
+            let ends = guest.stop().is_some() || system.memory().some_is_free();
+            if ends {
+                vcpu.set_state(State::Ready);
+            }
+            ends
+        }
     }
 }
+
+/// A vCPU of this CPU, with its guest.
+type Mine = (Arc<Guest>, Arc<Vcpu>);
 
 /// One CPU's own part of the scheduler.
 struct Cpu {
     system: &'static System,
     id: CpuId,
     loaded: Option<Loaded>,
-    /// The place in the list of vCPUs where the search for the next one begins.
-    turn: usize,
+    /// The vCPUs whose home this is, of guests that there were when [`Cpu::edition`] was the system's.
+    mine: heapless::Vec<Mine, { MAX_GUESTS * MAX_VCPUS }>,
+    edition: u64,
+    turn: Turn,
     /// When EL2's timer fires, in ticks.
     alarm: u64,
     /// When the turn of a guest's devices ends, or ended, in ticks.
@@ -95,38 +109,42 @@ struct Cpu {
 }
 
 impl Cpu {
-    /// Finds the next vCPU of this CPU that has something to do, and returns how many there are.
-    fn next(&mut self) -> (Option<(&'static Guest, &'static Vcpu)>, usize) {
-        let now = time::now();
-        let mine = || {
-            self.system.guests().flat_map(|guest| {
-                guest
-                    .vcpus
-                    .iter()
-                    .filter(|vcpu| vcpu.home == self.id)
-                    .map(move |vcpu| (guest, vcpu))
-            })
-        };
-        let count = mine().count();
-        let mut chosen = None;
-        let mut runnable = 0;
-        for (place, (guest, vcpu)) in mine().chain(mine()).enumerate().skip(self.turn).take(count) {
-            if is_runnable(guest, vcpu, now) {
-                runnable += 1;
-                if chosen.is_none() {
-                    chosen = Some((place, guest, vcpu));
-                }
-            }
-        }
-        if let Some((place, guest, vcpu)) = chosen {
-            self.turn = (place + 1) % count.max(1);
-            (Some((guest, vcpu)), runnable)
-        } else {
-            (None, 0)
+    /// Lists this CPU's vCPUs anew if guests have come or gone, and lets go of those that have gone: the last CPU to do
+    /// so gives back what they were made of.
+    #[inline]
+    fn look_at_guests(&mut self) {
+        if self.edition != self.system.edition() {
+            self.list_guests();
         }
     }
 
-    fn switch_to(&mut self, guest: &'static Guest, vcpu: &'static Vcpu) {
+    #[cold]
+    fn list_guests(&mut self) {
+        // Read before the guests are: what changes from here on is listed the next time.
+        self.edition = self.system.edition();
+        self.mine.clear();
+        for guest in self.system.guests() {
+            for vcpu in guest.vcpus.iter().filter(|vcpu| vcpu.home == self.id) {
+                // There is room for all vCPUs of the most guests.
+                let _ = self.mine.push((Arc::clone(&guest), Arc::clone(vcpu)));
+            }
+        }
+        self.turn = Turn::NOBODY;
+    }
+
+    /// Finds the place of the next vCPU of this CPU that has something to do, and returns how many there are.
+    fn next(&mut self) -> (Option<usize>, usize) {
+        let now = time::now();
+        let Self { mine, turn, system, .. } = self;
+        let runs = |place: usize| {
+            mine.get(place).is_some_and(|(guest, vcpu)| is_runnable(system, guest, vcpu, now))
+        };
+        let slice = time::frequency() / SLICES_A_SECOND;
+        turn.next(mine.len(), runs, now, slice)
+    }
+
+    fn switch_to(&mut self, place: usize) {
+        let Some((guest, vcpu)) = self.mine.get(place) else { return };
         let starting = vcpu.state() == State::Starting;
         match &self.loaded {
             Some(loaded) if loaded.is(guest, vcpu) && !starting => {}
@@ -134,20 +152,25 @@ impl Cpu {
                 if let Some(loaded) = self.loaded.take() {
                     loaded.save(self.system);
                 }
-                self.loaded = Some(Loaded::load(self.system, guest, vcpu));
+                self.loaded = Loaded::load(self.system, Arc::clone(guest), Arc::clone(vcpu));
             }
         }
     }
 
-    /// Has EL2's timer fire when this CPU must look again: at the end of a slice, or when a vCPU that is not
-    /// loaded has a timer that fires.
+    /// Has EL2's timer fire when this CPU must look again: at the end of a slice, when a vCPU that is not loaded has a
+    /// timer that fires, or to see whether there is memory for one that is paused.
     fn arm_timer(&mut self, contended: bool) {
-        let slice =
-            if contended { time::now() + time::frequency() / SLICES_A_SECOND } else { u64::MAX };
-        let waiting = self.system.guests().flat_map(|guest| guest.vcpus.iter());
-        let waiting = waiting.filter(|vcpu| vcpu.home == self.id && vcpu.state() == State::Waiting);
-        let deadline = waiting.map(|vcpu| vcpu.deadline.load(Ordering::Relaxed)).min();
-        self.alarm = slice.min(deadline.unwrap_or(u64::MAX)).min(self.jobs_due());
+        let mut alarm = if contended { self.turn.until() } else { u64::MAX };
+        for (_, vcpu) in &self.mine {
+            match vcpu.state() {
+                State::Waiting => alarm = alarm.min(vcpu.deadline.load(Ordering::Relaxed)),
+                State::Paused => {
+                    alarm = alarm.min(time::now() + time::frequency() / SLICES_A_SECOND);
+                }
+                _ => {}
+            }
+        }
+        self.alarm = alarm.min(self.jobs_due());
         match self.alarm {
             u64::MAX => time::disarm(),
             deadline => time::arm(deadline),
@@ -157,6 +180,9 @@ impl Cpu {
     /// Returns when this CPU must look at the monitor's jobs, in ticks, having given guests a turn.
     fn jobs_due(&self) -> u64 {
         match job::due().min(govern::due()) {
+            _ if self.id == CpuId::FIRST && self.system.is_life_going_on() => {
+                time::now() + time::frequency() / TURNS_A_SECOND
+            }
             0 if self.id == CpuId::FIRST => time::now() + time::frequency() / TURNS_A_SECOND,
             due if self.id == CpuId::FIRST => due,
             _ => u64::MAX,
@@ -172,14 +198,35 @@ impl Cpu {
                 return;
             }
         }
+        while self.step_lives() && time::now() < end {
+            if exit::interrupts::take(self.system, self.loaded.as_mut()) {
+                return;
+            }
+        }
+    }
+
+    /// Does a bounded step for guests that start or end. Says whether there was one.
+    fn step_lives(&mut self) -> bool {
+        let (system, loaded) = (self.system, &mut self.loaded);
+        system.live(&mut || {
+            // Whatever comes is looked at when the step is done.
+            let _ = exit::interrupts::take(system, loaded.as_mut());
+        })
+    }
+
+    /// Notes that the vCPU at `place` ran for so many ticks.
+    fn note_time(&self, place: usize, ticks: u64) {
+        if let Some((_, vcpu)) = self.mine.get(place) {
+            vcpu.ran.fetch_add(ticks, Ordering::Relaxed);
+        }
     }
 
     /// Runs the loaded vCPU until it gives the CPU up, its slice ends, or there is other work.
     fn run_loaded(&mut self) {
         let Some(loaded) = self.loaded.as_mut() else { return };
         loop {
-            if let Some(stop) = loaded.guest.stop() {
-                return self.leave(stop);
+            if loaded.guest.stop().is_some() {
+                return self.leave();
             }
             if loaded.guest.has_device_work() {
                 let (now, turn) = (time::now(), time::frequency() / TURNS_A_SECOND);
@@ -206,7 +253,7 @@ impl Cpu {
                 }
             }
             if loaded.vcpu.state() == State::Waiting
-                && !wake(loaded.guest, loaded.vcpu, time::now())
+                && !wake(&loaded.guest, &loaded.vcpu, time::now())
             {
                 if loaded.guest.wants_device_step() {
                     continue;
@@ -220,32 +267,26 @@ impl Cpu {
                     return;
                 }
                 Next::Yield => return,
-                Next::Off => {
-                    let guest = loaded.guest;
-                    let vcpu = loaded.vcpu;
-                    self.forget();
-                    guest.kick(self.system, guest.gic.power_off(vcpu.index));
-                    vcpu.set_state(State::Off);
-                    guest.vcpu_has_left(self.system);
+                Next::Pause => {
+                    loaded.vcpu.set_state(State::Paused);
                     return;
+                }
+                Next::Off => {
+                    let kick = loaded.guest.gic.power_off(loaded.vcpu.index);
+                    loaded.guest.kick(self.system, kick);
+                    return self.leave();
                 }
             }
         }
     }
 
-    /// Drops the loaded context, which nobody needs any more.
-    fn forget(&mut self) {
-        if let Some(loaded) = self.loaded.take() {
-            loaded.save(self.system);
-        }
-    }
-
-    /// Takes the loaded vCPU out of a guest that stops.
-    fn leave(&mut self, _stop: Stop) {
-        let Some(loaded) = &self.loaded else { return };
-        let (guest, vcpu) = (loaded.guest, loaded.vcpu);
-        self.forget();
+    /// Turns the loaded vCPU off, and has nothing of its guest loaded any more.
+    fn leave(&mut self) {
+        let Some(loaded) = self.loaded.take() else { return };
+        let (guest, vcpu) = (Arc::clone(&loaded.guest), Arc::clone(&loaded.vcpu));
+        loaded.save(self.system);
         crate::arch::context::set_stage2(0);
+        vcpu.set_starved(false);
         vcpu.set_state(State::Off);
         guest.vcpu_has_left(self.system);
     }
@@ -257,7 +298,9 @@ pub fn run(system: &'static System) -> ! {
         system,
         id: cpu::current(),
         loaded: None,
-        turn: 0,
+        mine: heapless::Vec::new(),
+        edition: 0,
+        turn: Turn::NOBODY,
         alarm: u64::MAX,
         devices_until: 0,
     };
@@ -267,16 +310,17 @@ pub fn run(system: &'static System) -> ! {
         if own.id == CpuId::FIRST {
             own.step_jobs();
         }
+        own.look_at_guests();
         let (chosen, runnable) = own.next();
-        if let Some((guest, vcpu)) = chosen {
-            own.switch_to(guest, vcpu);
+        if let Some(place) = chosen {
+            own.switch_to(place);
             own.arm_timer(runnable > 1);
             let began = time::now();
             own.run_loaded();
-            vcpu.ran.fetch_add(time::now().saturating_sub(began), Ordering::Relaxed);
+            own.note_time(place, time::now().saturating_sub(began));
             continue;
         }
-        if system.background(own.id) {
+        if own.step_lives() || system.background(own.id) {
             continue;
         }
         if own.id == CpuId::FIRST && job::due() == 0 {

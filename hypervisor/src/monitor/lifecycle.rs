@@ -1,0 +1,45 @@
+//! `create`, `start`, `stop`, `reset`, `destroy`: guests that come and go. Each is asked for and goes on by itself; an
+//! event tells when it is done.
+
+use super::report::{Report, Value};
+use crate::guest::{Guest, State, Stop};
+use crate::system::System;
+use alloc::sync::Arc;
+
+/// Makes the guest that the bundle's manifest calls `name`, to be called `alias`.
+pub(super) fn create(
+    system: &'static System,
+    name: &str,
+    alias: &str,
+    report: &mut Report<'_>,
+) -> Option<Arc<Guest>> {
+    match system.create(name, alias) {
+        Ok(guest) => {
+            report.value("created", Value::Text(guest.name()));
+            report.value("number", Value::Number(guest.id.index() as u64));
+            Some(guest)
+        }
+        Err(error) => {
+            report.error(format_args!("guest {alias}: {}", error.0), None);
+            None
+        }
+    }
+}
+
+/// Has a guest started.
+pub(super) fn start(system: &'static System, guest: &Guest, report: &mut Report<'_>) {
+    match guest.start(system) {
+        Ok(()) => report.value("started", Value::Text(guest.name())),
+        Err(error) => report.error(format_args!("guest {}: {error}", guest.name()), None),
+    }
+}
+
+/// Has a guest stopped, and what `stop` says be done then.
+pub(super) fn stop(system: &'static System, guest: &Guest, stop: Stop, report: &mut Report<'_>) {
+    if guest.state() == State::Off && stop != Stop::Destroy {
+        let name = guest.name();
+        return report.error(format_args!("guest {name} is off; 'start' starts it"), None);
+    }
+    guest.request_stop(system, stop);
+    report.value("asked", Value::Flag(true));
+}
