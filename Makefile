@@ -4,13 +4,14 @@
 QEMU ?= qemu-system-aarch64
 CPU ?= cortex-a72
 SMP ?= 2
-MEM ?= 4G
+MEM ?= $(if $(filter 1 2,$(GUESTS)),4G,$(shell expr $(GUESTS) '*' 2)G)
 APPEND ?=
 
 # The guest in it: one Linux guest of these files, or what a manifest of your own says.
 LINUX ?= 6.12
 KERNEL ?= $(SLUICE_CACHE)/kernels/$(LINUX)/Image
 INITRD ?= build/guests/initramfs-$(LINUX).cpio
+GUESTS ?= 1
 VCPUS ?= 2
 GUEST_MEM ?= 1G
 GUEST_MAX ?= 2G
@@ -41,7 +42,7 @@ help:
 	@echo
 	@echo 'make run takes: QEMU=$(QEMU) CPU=$(CPU) SMP=$(SMP) MEM=$(MEM) APPEND=<options of Sluice>'
 	@echo '  LINUX=6.1|6.12, or KERNEL=<Image> INITRD=<archive>'
-	@echo '  VCPUS=$(VCPUS) GUEST_MEM=$(GUEST_MEM) GUEST_MAX=$(GUEST_MAX) GUEST_APPEND="$(GUEST_APPEND)"'
+	@echo '  GUESTS=$(GUESTS) VCPUS=$(VCPUS) GUEST_MEM=$(GUEST_MEM) GUEST_MAX=$(GUEST_MAX) GUEST_APPEND="$(GUEST_APPEND)"'
 	@echo '  or GUEST=<manifest.dts> GUEST_FILES="<the files that it names>"'
 
 # Set-up ends with build/toolchain.mk, which says how to build for the target; including
@@ -94,7 +95,7 @@ $(INITRAMFS): build/guests/initramfs-%.cpio: $(wildcard tests/initramfs/*) $(SLU
 
 build/bundle.cpio: $(PACK) $(INITRAMFS) FORCE
 ifeq ($(GUEST),)
-	@$(PACK) bundle $@ kernel="$(KERNEL)" initrd="$(INITRD)" vcpus="$(VCPUS)" \
+	@$(PACK) bundle $@ kernel="$(KERNEL)" initrd="$(INITRD)" guests="$(GUESTS)" vcpus="$(VCPUS)" \
 		memory="$(GUEST_MEM)" maximum-memory="$(GUEST_MAX)" command-line="$(GUEST_APPEND)"
 else
 	@$(PACK) bundle $@ "$(GUEST)" $(GUEST_FILES)

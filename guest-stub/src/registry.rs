@@ -47,6 +47,7 @@ pub static TESTS: &[Test] = &[
     test("psci-already-on", psci::already_on),
     test("psci-suspend", psci::suspend),
     by_full_name("psci-reset", psci::reset),
+    by_full_name("spin", psci::spin),
     test("cpu-features", cpu_features::agree),
     test("cpu-debug", cpu_features::debug),
     test("id-sane", id_registers::sane),

@@ -42,6 +42,10 @@ pub struct Guest {
     pub population: Population,
     /// Whether it waits to be started.
     pub held: bool,
+    /// The CPUs that may run it; none for any.
+    pub cpus: Vec<u32>,
+    /// Whether it may be promised more memory than there is.
+    pub overcommit: bool,
 }
 
 impl Guest {
@@ -58,6 +62,8 @@ impl Guest {
             command_line: "console=ttyAMA0".into(),
             population: Population::Lazy,
             held: false,
+            cpus: Vec::new(),
+            overcommit: false,
         }
     }
 
@@ -84,6 +90,13 @@ impl Guest {
         writeln!(output, "\t\t\tpopulation = \"{population}\";")?;
         if self.held {
             writeln!(output, "\t\t\theld;")?;
+        }
+        if !self.cpus.is_empty() {
+            let cpus: Vec<String> = self.cpus.iter().map(u32::to_string).collect();
+            writeln!(output, "\t\t\tcpus = <{}>;", cpus.join(" "))?;
+        }
+        if self.overcommit {
+            writeln!(output, "\t\t\tovercommit;")?;
         }
         writeln!(output, "\t\t}};")
     }
@@ -196,12 +209,16 @@ mod tests {
     fn a_manifest_says_what_the_guest_is() {
         let mut guest = Guest::new("one", Path::new("kernels/6.12/Image"));
         guest.command_line = "quote=\"a b\"".into();
-        let text = manifest(&[guest]);
+        let text = manifest(&[guest.clone()]);
         assert!(text.contains("one {"));
         assert!(text.contains("memory = /bits/ 64 <0x40000000>;"));
         assert!(text.contains("kernel = \"Image-6.12\";"));
         assert!(text.contains(r#"command-line = "quote=\"a b\"";"#));
-        assert!(!text.contains("initrd"));
+        assert!(!["initrd", "cpus =", "overcommit", "held"].iter().any(|word| text.contains(word)));
+        guest.cpus = vec![0, 2];
+        guest.overcommit = true;
+        let text = manifest(&[guest]);
+        assert!(text.contains("cpus = <0 2>;") && text.contains("overcommit;"));
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn a_bad_manifest_names_the_guest_and_the_property() -> Outcome {
         ("vcpus-1000", format!("{good} vcpus = <1000>;"), "one.*vcpus"),
         ("population", format!("{good} population = \"often\";"), "one.*population"),
         ("unknown", format!("{good} colour = \"red\";"), "one.*colour"),
+        ("cpus", format!("{good} cpus = <0 0>;"), "one.*cpus"),
         ("maximum", format!("{good} maximum-memory = <0x200000>;"), "one.*maximum-memory"),
     ] {
         says(name, with_properties(&format!("manifest-{name}"), &properties)?, pattern)?;
@@ -153,6 +154,7 @@ fn an_unsuitable_file_is_told_in_one_line() -> Outcome {
         (vec![format!("kernel={good}"), "initrd=/absent".into()], "initrd /absent"),
         (vec![format!("kernel={good}"), "memory=lots".into()], "lots"),
         (vec![format!("kernel={good}"), "vcpus=x".into()], "vcpus=x"),
+        (vec![format!("kernel={good}"), "guests=9".into()], "guests"),
     ];
     for (arguments, word) in cases {
         let said = pack(&arguments)?;

@@ -7,6 +7,21 @@ use crate::run::Stub;
 use crate::smp::{self, Refused};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+/// Spins on all CPUs until the machine is stopped, and gives none up; only by its full name.
+pub fn spin(stub: &Stub) -> Outcome {
+    let on = |_| loop {
+        core::hint::black_box(());
+    };
+    for index in 1..stub.machine.cpus().len() {
+        if let Err(refused) = smp::start(stub.machine, index, on) {
+            return Err(failure(format_args!("CPU {index} {refused:?}")));
+        }
+    }
+    say!("note spin: ready");
+    on(0);
+    Ok(())
+}
+
 /// The version is 1.0 or later, and what it has to have is there.
 pub fn version(stub: &Stub) -> Outcome {
     let version = firmware::call(PSCI_VERSION, [0; 3]);

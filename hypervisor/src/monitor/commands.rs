@@ -74,7 +74,7 @@ fn run(
         }),
         Command::Add(name, bytes, at) => {
             let guest = find(system, name, report)?;
-            return range::add(guest, bytes, at, report);
+            return range::add(system, guest, bytes, at, report);
         }
         Command::Remove(name, range, now) => {
             let guest = find(system, name, report)?;
@@ -258,6 +258,9 @@ fn memory(system: &'static System, report: &mut Report<'_>) {
             Value::Size(frames * PAGE_SIZE),
         ]);
     }
+    let account = system.commitment();
+    report.value("promised", Value::Size(account.promised));
+    report.value("promisable", Value::Size(account.available));
     report.value("free_frames", Value::Number(counts.free()));
     report.value("total_frames", Value::Number(counts.total));
     report.value("total", Value::Size(counts.total * PAGE_SIZE));
@@ -270,6 +273,10 @@ fn balloon(system: &'static System, guest: &Guest, size: u64, report: &mut Repor
             format_args!("guest {} can have 4K to {}", guest.name(), Value::Size(maximum)),
             Some(("balloon", "<guest> <size>")),
         );
+    }
+    let more = size.saturating_sub(guest.memory_target());
+    if !lifecycle::may_have(system, guest, more, report) {
+        return;
     }
     let driver = guest.set_memory_target(system, size);
     report.value("target", Value::Size(size.next_multiple_of(PAGE_SIZE)));

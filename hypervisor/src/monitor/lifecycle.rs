@@ -26,6 +26,20 @@ pub(super) fn create(
     }
 }
 
+/// Says whether a guest may be promised `more` bytes than it is; tells why not.
+pub(super) fn may_have(
+    system: &'static System,
+    guest: &Guest,
+    more: u64,
+    report: &mut Report<'_>,
+) -> bool {
+    let admitted = system.admits(guest, guest.entitlement().saturating_add(more));
+    if let Err(why) = &admitted {
+        report.error(format_args!("guest {} cannot have that: {why}", guest.name()), None);
+    }
+    admitted.is_ok()
+}
+
 /// Has a guest started.
 pub(super) fn start(system: &'static System, guest: &Guest, report: &mut Report<'_>) {
     match guest.start(system) {

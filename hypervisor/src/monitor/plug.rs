@@ -1,6 +1,7 @@
 //! `plug` and `unplug`: a guest's memory device is to have more, or less.
 
 use super::job::{Job, Step};
+use super::lifecycle;
 use super::report::{Report, Value};
 use crate::arch::time;
 use crate::guest::Guest;
@@ -68,6 +69,9 @@ pub(super) fn plug(
             ),
             Some(usage),
         );
+        return None;
+    }
+    if !unplug && !lifecycle::may_have(system, &guest, bytes, report) {
         return None;
     }
     let target = if unplug { now - bytes } else { now + bytes };

@@ -1,6 +1,7 @@
 //! `add` and `remove`: memory that a guest is given, or loses, by its address.
 
 use super::job::{Job, Step};
+use super::lifecycle;
 use super::report::{Report, Value};
 use crate::addr::{BLOCK_2M, Ipa, IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::time;
@@ -38,6 +39,7 @@ fn first_gap(space: &Space<'_>, size: u64) -> Option<IpaRange> {
 
 /// Begins to add `size` bytes to `guest`, at `at` or where there is room.
 pub(super) fn add(
+    system: &'static System,
     guest: Arc<Guest>,
     size: u64,
     at: Option<Ipa>,
@@ -75,6 +77,9 @@ pub(super) fn add(
             format_args!("guest {name} has a virtio-mem driver for that range: use 'plug'"),
             None,
         );
+        return None;
+    }
+    if !lifecycle::may_have(system, &guest, size, report) {
         return None;
     }
     report.value("address", Value::Address(range.start.as_u64()));

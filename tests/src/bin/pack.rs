@@ -12,8 +12,9 @@ const USAGE: &str = "usage:
   pack flat <elf> <image>
   pack initramfs <scripts> <busybox> <modules> <archive>
   pack bundle <archive> <manifest.dts> [file...]
-  pack bundle <archive> kernel=<file> [initrd=<file>] [name=] [vcpus=] [memory=]
-                        [maximum-memory=] [command-line=] [population=lazy|eager]";
+  pack bundle <archive> kernel=<file> [initrd=<file>] [guests=] [name=] [vcpus=] [memory=]
+                        [maximum-memory=] [command-line=] [population=lazy|eager]
+    several guests are alike, and called <name>1, <name>2, ...";
 
 fn main() -> ExitCode {
     match run(env::args()) {
@@ -43,7 +44,7 @@ fn run(mut arguments: Args) -> Result<(), String> {
         (Some("bundle"), [archive, options @ ..])
             if options.iter().all(|word| word.contains('=')) =>
         {
-            let bytes = bundle::bundle(&[guest(options)?]).map_err(|error| error.to_string())?;
+            let bytes = bundle::bundle(&guests(options)?).map_err(|error| error.to_string())?;
             write(archive, &bytes)
         }
         (Some("bundle"), [archive, manifest, files @ ..]) => {
@@ -54,6 +55,23 @@ fn run(mut arguments: Args) -> Result<(), String> {
             write(archive, &bytes)
         }
         _ => Err(USAGE.into()),
+    }
+}
+
+/// Reads how many guests there are to be, and what each is.
+fn guests(options: &[&str]) -> Result<Vec<Guest>, String> {
+    let (count, options): (Vec<&str>, Vec<&str>) =
+        options.iter().partition(|option| option.starts_with("guests="));
+    let guest = guest(&options)?;
+    let count = count.last().and_then(|option| option.strip_prefix("guests=")).unwrap_or("");
+    match count {
+        "" | "1" => Ok(vec![guest]),
+        _ => {
+            let count = count.parse::<usize>().ok().filter(|count| (1..=8).contains(count));
+            let count = count.ok_or("guests: there can be 1 to 8")?;
+            let named = |number| Guest { name: format!("{}{number}", guest.name), ..guest.clone() };
+            Ok((1..=count).map(named).collect())
+        }
     }
 }
 

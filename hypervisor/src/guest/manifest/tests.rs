@@ -24,6 +24,8 @@ const GOOD: &str = r#"
             memory = <0x400000>;
             kernel = "stub.bin";
             held;
+            cpus = <1 3>;
+            overcommit;
         };
     };
 };
@@ -95,6 +97,8 @@ fn guests_are_as_written() {
     assert_eq!(stub.placement.initrd, None);
     assert_eq!(stub.population, Population::Lazy);
     assert!(stub.held);
+    assert_eq!((linux.cpus.as_slice(), stub.cpus.as_slice()), (&[][..], &[1, 3][..]));
+    assert!(!linux.overcommit && stub.overcommit);
 }
 
 #[test]
@@ -137,7 +141,11 @@ fn what_is_wrong_is_said_of_guest_and_property() {
         ),
         ("\"initramfs.cpio\"", "\"empty\"", "initrd: the bundle's file \"empty\" is empty"),
         ("\"eager\"", "\"greedy\"", "population: must be \"eager\" or \"lazy\""),
-        ("vcpus = <2>", "cpus = <2>", "cpus: no such property is known; these are: vcpus, "),
+        ("vcpus = <2>", "cores = <2>", "cores: no such property is known; these are: vcpus, "),
+        ("vcpus = <2>", "cpus = <16>", "cpus: 16 is not possible; it must be a CPU's number"),
+        ("vcpus = <2>", "cpus = <1 0 1>", "cpus: 1 is not possible; it must be a CPU's number"),
+        ("vcpus = <2>", "cpus", "cpus: must be one cell for each CPU that may run it"),
+        ("vcpus = <2>", "cpus = [00 01]", "cpus: must be one cell for each CPU that may run it"),
         ("vcpus = <2>;", "disk { };", "disk: no such property is known; these are: vcpus, "),
     ] {
         // dtc wants properties before nodes.
