@@ -115,6 +115,7 @@ pub fn primary(entry: Entry) -> ! {
     init_cpu(system);
     system.open_ports();
     system.make_guests();
+    system.answer();
     sched::run(system)
 }
 

@@ -403,14 +403,19 @@ impl System {
             .map_or(0, |range| (range.end - range.start).div_ceil(PAGE_SIZE))
     }
 
-    /// Takes the console and the control port over, on this CPU.
+    /// Takes the console and the control port over, on this CPU. Commands are answered when there are guests to speak
+    /// of: see [`System::answer`].
     pub fn open_ports(&'static self) {
         gic::enable_shared(self.machine.uart.interrupt, cpu::affinity());
         uart::set_receive_interrupt(true);
         let port = control::init(&self.machine);
-        // The device may have raised its interrupt before it was enabled; as an edge, that is lost.
-        control::interrupt(self);
         log::info!("control port: {}", if port { "virtio-console" } else { "none" });
+    }
+
+    /// Answers what has come on the control port so far. The device may have raised its interrupt before that was
+    /// enabled; as an edge, it is lost.
+    pub fn answer(&'static self) {
+        control::interrupt(self);
     }
 }
 
