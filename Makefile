@@ -26,8 +26,11 @@ comma := ,
 TARGET := aarch64-unknown-none-softfloat
 CARGO_TARGET = $(TARGET_ENV) cargo
 PACK := target/release/pack
+CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device virtio-serial-device \
+	-chardev socket$(comma)id=control$(comma)path=$(CONTROL)$(comma)server=on$(comma)wait=off \
+	-device virtconsole$(comma)chardev=control)
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
-	-nographic -nic none
+	-nographic -nic none $(CONTROL_PORT)
 
 .PHONY: help run demo test check bench build setup clean FORCE
 
@@ -43,6 +46,7 @@ help:
 	@echo 'make run takes: QEMU=$(QEMU) CPU=$(CPU) SMP=$(SMP) MEM=$(MEM) APPEND=<options of Sluice>'
 	@echo '  LINUX=6.1|6.12, or KERNEL=<Image> INITRD=<archive>'
 	@echo '  GUESTS=$(GUESTS) VCPUS=$(VCPUS) GUEST_MEM=$(GUEST_MEM) GUEST_MAX=$(GUEST_MAX) GUEST_APPEND="$(GUEST_APPEND)"'
+	@echo '  CONTROL=<path>: a socket for the control port, on which programs give commands'
 	@echo '  or GUEST=<manifest.dts> GUEST_FILES="<the files that it names>"'
 
 # Set-up ends with build/toolchain.mk, which says how to build for the target; including
