@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sluice_tests::artefacts::{KERNEL, linux};
 use sluice_tests::bundle::Guest;
+use sluice_tests::driven;
 use sluice_tests::ensure;
 use sluice_tests::failure::Outcome;
 use sluice_tests::machine::{BOOT, COMMAND, Machine, Plan};
@@ -188,6 +189,39 @@ fn balance_moves_memory_to_where_it_is_needed() -> Outcome {
     })?;
     machine.ask("cancel")?;
     machine.ask("balance off")?;
+    machine.audit_at_rest(2)?;
+    Ok(())
+}
+
+/// Guests that have no drivers, but listen to the service, give and get by it.
+#[test]
+fn a_move_goes_by_the_service_where_there_are_no_drivers() -> Outcome {
+    let guests = [
+        driven::guest("giver", 1, 64 * MIB, 192 * MIB)?,
+        driven::guest("taker", 1, 64 * MIB, 192 * MIB)?,
+    ];
+    let plan = Plan::new("govern-service", &guests)?.memory("1G").append("when-off=stay");
+    let mut machine = plan.start()?;
+    let region = machine.driven_region()?;
+    let moved = region.part(64 * MIB, 32 * MIB);
+    machine.order_at("request", region.part(0, 96 * MIB))?;
+    machine.order_at("fill", region.part(0, 96 * MIB))?;
+    machine.order("listen")?;
+    machine.begin_order("follow")?;
+    machine.next_console("taker")?;
+    let region = machine.driven_region()?;
+    machine.order("listen")?;
+    machine.begin_order("follow")?;
+    move_whole(&mut machine, 32 * MIB, "giver", "taker")?;
+    ensure!(
+        machine.answer_to("follow")? == region.part(0, 32 * MIB),
+        "it has taken something else"
+    );
+    // What it got holds zeroes, and the other has kept the rest.
+    machine.order_at("search", region.part(0, 32 * MIB))?;
+    machine.show("giver")?;
+    ensure!(machine.answer_to("follow")? == moved, "it has given something else");
+    machine.order_at("check", region.part(0, 64 * MIB))?;
     machine.audit_at_rest(2)?;
     Ok(())
 }

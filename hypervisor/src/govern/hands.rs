@@ -73,6 +73,7 @@ impl Hands {
                 block: guest.plug_block(),
                 balloon,
                 plug: plug == Some(true),
+                at_once: false,
                 floor: guest.config.minimum_memory,
             }
         })
@@ -85,13 +86,13 @@ impl Guests for Hands {
         self.with(number, |guest| {
             if !view.balloon && guest.service.listens() {
                 view.ballooned = wishes::missing(guest, &guest.space.ram());
-                view.balloon = true;
+                (view.balloon, view.at_once) = (true, true);
             }
             if !view.plug && wishes::may_grow(guest) {
                 let region = guest.space.hotplug();
                 view.plugged = guest.space.present(region.clone());
                 view.plug_limit = wishes::bytes(&region);
-                view.plug = true;
+                (view.plug, view.at_once) = (true, true);
             }
         })?;
         Some(view)

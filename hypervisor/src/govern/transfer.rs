@@ -31,6 +31,8 @@ pub struct View {
     pub balloon: bool,
     /// It has a driver for memory that is plugged, or does the like by the service.
     pub plug: bool,
+    /// It knows one wish at a time: what it is to give or get is said at once, and of one kind.
+    pub at_once: bool,
     /// What it keeps in any case.
     pub floor: u64,
 }
@@ -206,7 +208,11 @@ impl Side {
         let start = &self.start;
         let balloon = if start.balloon { start.ballooned } else { 0 };
         let plug = if start.plug { start.plug_limit.saturating_sub(start.plugged) } else { 0 };
-        (balloon, start.whole(plug))
+        match (balloon, start.whole(plug)) {
+            (balloon, plug) if !start.at_once => (balloon, plug),
+            (balloon, plug) if balloon >= plug => (balloon, 0),
+            (_, plug) => (0, plug),
+        }
     }
 
     /// Offers the receiver `bytes` in all, and returns how much of that it was offered.
@@ -265,6 +271,11 @@ impl Transfer {
             donor.plug = if start.plug { start.whole(size.min(start.plugged)) } else { 0 };
             let inflatable = start.boot.saturating_sub(start.ballooned);
             donor.balloon = if start.balloon { (size - donor.plug).min(inflatable) } else { 0 };
+            if start.at_once && donor.plug < donor.balloon {
+                donor.plug = 0;
+            } else if start.at_once {
+                donor.balloon = 0;
+            }
             if donor.plug + donor.balloon < size {
                 (size, short) = (donor.plug + donor.balloon, Some(Short::DonorKeeps));
             }
@@ -373,6 +384,7 @@ impl Transfer {
         let whole = if self.gave { given } else { given / GRAIN * GRAIN };
         if let Some(receiver) = &mut self.receiver
             && whole > self.offered
+            && (self.gave || !receiver.start.at_once)
             && alive(receiver, guests).is_some()
         {
             self.offered = receiver.offer(whole, guests);

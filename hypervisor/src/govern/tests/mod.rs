@@ -42,6 +42,7 @@ impl Fake {
             block: 2 * MIB,
             balloon: true,
             plug: false,
+            at_once: false,
             floor: boot * MIB / 4,
         };
         Self {

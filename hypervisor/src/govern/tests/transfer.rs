@@ -182,6 +182,26 @@ fn a_floor_is_kept_by_an_operator_too() {
 }
 
 #[test]
+fn who_knows_one_wish_at_a_time_is_told_all_at_once() {
+    let mut donor = Fake::new(256).plugged(512, 1024);
+    let mut receiver = Fake::new(1024).ballooned(64).plugged(0, 1024);
+    (donor.view.at_once, receiver.view.at_once) = (true, true);
+    let mut guests = Fakes(vec![donor, receiver]);
+    let mut transfer = begin(&mut guests, 512);
+    for now in 0..8 {
+        guests.tick();
+        transfer.step(&mut guests, now);
+        assert_eq!(guests.0[1].plug_target, 0, "not before all has come");
+    }
+    for now in 8..100 {
+        guests.tick();
+        transfer.step(&mut guests, now);
+    }
+    assert_eq!(guests.memory(), [256, 1472]);
+    assert_eq!((transfer.short(), guests.0[1].balloon_target), (None, 64 * MIB));
+}
+
+#[test]
 fn to_nobody_it_becomes_free_and_from_nobody_it_is_free() {
     let mut guests = Fakes(vec![Fake::new(1024)]);
     let mut out = Transfer::begin(&mut guests, Some(0), None, 256 * MIB, 0, PATIENCE).unwrap();
