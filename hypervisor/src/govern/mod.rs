@@ -1,7 +1,7 @@
 //! Moving memory between guests: on an operator's word, and by a governor's own judgement.
 //!
-//! [`policy`] judges, from [`sample`]s of how guests are, and gives its [`reason`]; [`transfer`] asks guests' drivers
-//! and watches what they do; [`journal`] keeps what was decided and how it came out. None of these knows the machine,
+//! [`policy`] judges, from [`mod@sample`]s of how guests are, and gives its [`reason`]; [`transfer`] asks guests' drivers
+//! and watches what they do; [`mod@journal`] keeps what was decided and how it came out. None of these knows the machine,
 //! and all are tested on the host, with guests that are made up. `hands` ties them to real guests, and `governor` runs
 //! them on the first CPU, in bounded steps, while `balance` is on.
 
