@@ -40,8 +40,8 @@ impl GuestMemory for DeviceView<'_> {
 
 /// How many pages one step takes or returns: some 15,000 instructions, with one flush for all of them.
 const PAGES_A_STEP: usize = 64;
-/// How many reported ranges one step takes.
-const RANGES_A_STEP: usize = 6;
+/// How many pieces of reported ranges one step takes: enough for a block of 2 MiB that is mapped in pages.
+const PIECES_A_STEP: usize = 6;
 
 /// The balloon's hands on a guest's memory.
 pub struct Hands(Arc<Guest>);
@@ -102,18 +102,33 @@ impl BalloonBackend for Hands {
 
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         let mut outcome = Outcome::default();
-        for range in ranges.iter().take(RANGES_A_STEP) {
-            match self.0.space.take_reported(range.clone()) {
-                Ok(taken) => {
-                    // A report is a hint: what one call does not get to stays the guest's.
-                    let end = taken.next.unwrap_or(range.end);
-                    taken.flushed.retire();
-                    let bytes = end.as_u64().saturating_sub(range.start.as_u64());
-                    outcome.pages += bytes / Order::PAGE.bytes();
-                }
-                Err(TakeError::Outside) => outcome.mistake(range.start, Mistake::Outside),
-                Err(TakeError::OutOfMemory) => outcome.no_memory += 1,
+        let mut left = PIECES_A_STEP;
+        for range in ranges {
+            let (mut from, mut pages) = (range.start, 0);
+            while from < range.end && left > 0 {
+                left -= 1;
+                let next = match self.0.space.take_reported(from..range.end) {
+                    Ok(taken) => {
+                        let next = taken.next.unwrap_or(range.end);
+                        taken.flushed.retire();
+                        pages += next.as_u64().saturating_sub(from.as_u64()) / Order::PAGE.bytes();
+                        next
+                    }
+                    Err(error) => {
+                        match error {
+                            TakeError::Outside => outcome.mistake(range.start, Mistake::Outside),
+                            TakeError::OutOfMemory => outcome.no_memory += 1,
+                        }
+                        range.end
+                    }
+                };
+                from = next;
             }
+            // Its own step takes the most of it. A report is a hint: what that does not get to stays the guest's.
+            if from < range.end && outcome.handled > 0 {
+                break;
+            }
+            outcome.pages += pages;
             outcome.handled += 1;
         }
         outcome
