@@ -184,6 +184,10 @@ impl Evacuation {
         };
     }
 
+    fn range_first(&self) -> Frame {
+        Frame::new(self.first())
+    }
+
     fn first(&self) -> u32 {
         self.range.start.page() as u32
     }
@@ -211,7 +215,7 @@ impl Evacuation {
             if at >= self.end() {
                 return self.isolate(memory, used, free);
             }
-            let cover = memory.frames().owner_of(Frame::new(at));
+            let cover = memory.frames().block_after(Frame::new(at), self.range_first());
             let end = end_of(&cover).min(self.end());
             let frames = u64::from(end - at);
             match cover.owner {
@@ -252,7 +256,7 @@ impl Evacuation {
         &mut self,
         memory: &Memory,
         spaces: &dyn Spaces,
-        mut isolated: Isolated,
+        isolated: Isolated,
         mut at: u32,
         mut clean: bool,
         mut tables: u32,
@@ -266,15 +270,14 @@ impl Evacuation {
                         Phase::Ending(Progress::Emptied)
                     }
                     (false, 0) => {
-                        // What was in somebody's hand may have been freed before the range was isolated.
-                        memory.carve_again(&mut isolated);
-                        memory.idle_step();
-                        Phase::Carve(isolated)
+                        // What is on its way comes back by this, where no CPU is idle.
+                        memory.reclaim_step();
+                        Phase::Sweep { isolated, at: self.first(), clean: true, tables: 0 }
                     }
                     (false, guests) => Phase::Tables { isolated, guests, from: Ipa::new(0) },
                 };
             }
-            let cover = memory.frames().owner_of(Frame::new(at));
+            let cover = memory.frames().block_after(Frame::new(at), self.range_first());
             match cover.owner {
                 Owner::Offline | Owner::Bad => {}
                 Owner::Guest(guest) => {
@@ -366,7 +369,7 @@ impl Evacuation {
             if frame >= self.end() {
                 break;
             }
-            let next = memory.frames().owner_of(Frame::new(frame));
+            let next = memory.frames().block_after(Frame::new(frame), self.range_first());
             if next.owner != cover.owner || next.order != Order::PAGE {
                 break;
             }

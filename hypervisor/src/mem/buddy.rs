@@ -139,21 +139,25 @@ impl Buddy {
         }
     }
 
-    /// Takes the free block that `frame` is in off its list and puts it back, so that what of it is isolated is
-    /// withheld. Returns the block's end if there was one, as a frame number.
-    pub(super) fn carve(&mut self, table: &FrameTable, frame: Frame) -> Option<u32> {
+    /// Takes the block that `frame` is in off its list, if it is on one of these, and puts it back, so that what of it
+    /// is isolated is withheld. Returns whether it was on a list, and the block's end as a frame number.
+    pub(super) fn carve(&mut self, table: &FrameTable, frame: Frame) -> (bool, u32) {
         let cover = table.owner_of(frame);
-        let head = table.get(cover.head)?.head();
+        let end = cover.head.number().saturating_add(cover.order.frames());
+        let head = match table.get(cover.head) {
+            Some(record) => record.head(),
+            None => return (false, end),
+        };
         let content = match head.kind() {
             kind if kind == self.clean.kind => Content::Clean,
             kind if kind == self.dirty.kind => Content::Dirty,
-            _ => return None,
+            _ => return (false, end),
         };
         let in_hand = self.in_hand;
         self.set(content).unlink(table, cover.head, head.order());
         table.at(cover.head).set_head(Head::new(in_hand, head.order()));
         self.insert(table, cover.head, head.order(), content);
-        Some(cover.head.number() + head.order().frames())
+        (true, end)
     }
 
     fn insert_free(

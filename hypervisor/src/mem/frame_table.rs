@@ -349,6 +349,17 @@ impl FrameTable {
         Cover { head: frame, order: Order::PAGE, owner: Owner::Offline, ipa: None }
     }
 
+    /// Returns the block that `frame` is in, as [`FrameTable::owner_of`] does, for one who goes over a range from `first`
+    /// on: what follows a block begins with a head, so there is no need to look for one. As with
+    /// [`FrameTable::iter`], the block was one at some moment since the one before it was.
+    pub fn block_after(&self, frame: Frame, first: Frame) -> Cover {
+        let head = self.get(frame).filter(|_| frame != first).map(Record::head);
+        match head.filter(|head| head.kind() != Kind::None) {
+            Some(head) => Cover::of(frame, head),
+            None => self.owner_of(frame),
+        }
+    }
+
     /// Goes over all blocks, by ascending address, without a lock. What is offline is left out.
     /// Each block that it gives was one at some moment since it began; none is left out or given
     /// twice.

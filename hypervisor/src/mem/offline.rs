@@ -3,7 +3,7 @@
 //! 1. *Isolate*: the range is named to the free lists and to the table pool. From then on whatever is freed in it
 //!    is withheld instead ([`Isolation`]), split where it reaches beyond.
 //! 2. *Carve*: what is free in it already leaves the lists, a few blocks at a time. From then on nothing in it can
-//!    be had by anybody.
+//!    be had by anybody: what is in somebody's hand meanwhile is withheld when it is given back.
 //! 3. Somebody moves what is in use (see [`crate::evacuation`]); what left is retired, recycled, and then withheld.
 //! 4. *Settle*, when all of it is withheld: it is offline. Or *release*: all of it is free again. Either goes on in
 //!    the background ([`Memory::end_step`]).
@@ -12,7 +12,7 @@
 
 use super::buddy::{Buddy, Content};
 use super::frame_table::{FrameTable, Head, Kind};
-use super::{Memory, Order, RangeError};
+use super::{Memory, Order, Owner, RangeError};
 use crate::addr::{Frame, Pa, PaRange};
 use crate::sync::Ordering;
 
@@ -196,19 +196,24 @@ impl Memory {
             }
             let frame = Frame::new(isolated.at);
             let carve = |buddy: &mut Buddy| buddy.carve(&self.table, frame);
-            let free = carve(&mut self.free.lock());
-            let end = free.or_else(|| carve(&mut self.pool.lock())).unwrap_or_else(|| {
-                let cover = self.table.owner_of(frame);
-                cover.head.number().saturating_add(cover.order.frames())
-            });
+            let cover = self.table.block_after(frame, Frame::new(isolated.first()));
+            let end = match cover.owner {
+                Owner::Free | Owner::Hypervisor => {
+                    // One lock after the other, never both.
+                    let (free, end) = carve(&mut self.free.lock());
+                    if free {
+                        end
+                    } else {
+                        let (pool, other) = carve(&mut self.pool.lock());
+                        if pool { other } else { end.min(other) }
+                    }
+                }
+                // Whatever becomes of it, it is not free before it was withheld.
+                _ => cover.head.number().saturating_add(cover.order.frames()),
+            };
             isolated.at = end.max(isolated.at.saturating_add(1));
         }
         true
-    }
-
-    /// Has carving begin anew: what was in somebody's hand may be free by now.
-    pub fn carve_again(&self, isolated: &mut Isolated) {
-        isolated.at = isolated.first();
     }
 
     /// Ends the isolation: all that is withheld in the range becomes what it is to be, in the background, see
@@ -242,7 +247,8 @@ impl Memory {
                 *emptying = Emptying::Nothing;
                 return true;
             }
-            let cover = self.table.owner_of(Frame::new(isolated.at));
+            let first = Frame::new(isolated.first());
+            let cover = self.table.block_after(Frame::new(isolated.at), first);
             let head = self.table.at(cover.head).head();
             isolated.at = cover.head.number().saturating_add(cover.order.frames());
             if head.kind() == Kind::Isolated {

@@ -29,8 +29,8 @@ use crate::addr::{BLOCK_1G, Frame, Ipa, PAGE_SIZE, PaRange};
 use crate::arch;
 use crate::mem::{Cover, Flushed, GracePeriod, GuestId, Memory, Order, OutOfMemory, Unclean};
 
-/// How many pages are moved together at most, and copied in one step: 64 KiB.
-pub const BATCH: usize = 16;
+/// How many pages are moved together at most, and copied in one step: 32 KiB.
+pub const BATCH: usize = 8;
 
 /// One page or block on its way.
 struct Item {
@@ -138,7 +138,7 @@ impl<'m> Space<'m> {
         Ok(Move { guest: self.guest, items, grace, copied: 0 })
     }
 
-    /// Copies some of what is moving, 64 KiB at most. Says whether there is more to do: the grace period that comes
+    /// Copies some of what is moving, 32 KiB at most. Says whether there is more to do: the grace period that comes
     /// before may not be over.
     pub fn copy_some(&self, moving: &mut Move) -> bool {
         let epoch = self.memory.epoch();

@@ -6,12 +6,12 @@ use crate::evacuation::{Evacuation, Progress, Spaces};
 use crate::guest::Guest;
 use crate::mem::{GuestId, Memory, Order, Use};
 use crate::monitor::report::{Column, Report};
-use crate::stage2::{Mark, Space, copy_piece};
+use crate::stage2::{BATCH, Mark, Space, copy_piece};
 
 /// What is emptied, in bytes.
 const BYTES: u64 = 256 << 20;
 /// How much is copied in a step of an evacuation, in pages.
-const PIECE: u32 = 16;
+const PIECE: u32 = BATCH as u32;
 
 /// The guest alone.
 struct One<'a>(&'a Guest);
@@ -39,22 +39,33 @@ pub(super) fn offline(memory: &Memory, guest: &Guest, report: &mut Report<'_>) {
     ];
     let region = guest.space.hotplug();
     report.table("offline", COLUMNS);
-    for (mapped, piece) in [("2M blocks", BLOCK_2M), ("4K pages", PAGE_SIZE)] {
-        // By pages the first 32 MiB are enough.
-        let bytes = if piece == PAGE_SIZE { BYTES / 8 } else { BYTES };
-        let range = region.start..Ipa::new(region.start.as_u64() + bytes);
-        if range.end > region.end {
+    for (mapped, piece, bytes) in
+        [("2M blocks", BLOCK_2M, BYTES), ("4K pages", PAGE_SIZE, BYTES / 8)]
+    {
+        // The first memory that is taken lies beside what cannot move; so much more is taken before.
+        let end = Ipa::new(region.start.as_u64() + 2 * BYTES);
+        let middle = Ipa::new(end.as_u64() - bytes);
+        if end > region.end {
             return report.remark(format_args!("guest {} has too small a region", guest.name()));
         }
-        while memory.counts().clean_large * PAGE_SIZE < bytes && memory.idle_step() {}
-        if let Err(error) = add(guest, &range, piece, &mut Cost::default()) {
-            return report.remark(format_args!("{mapped}: {error:?}"));
+        while memory.counts().clean_large * PAGE_SIZE < 2 * BYTES && memory.idle_step() {}
+        let before = add(guest, &(region.start..middle), BLOCK_2M, &mut Cost::default());
+        let added = before.and_then(|()| add(guest, &(middle..end), piece, &mut Cost::default()));
+        let emptied = match added {
+            Ok(()) => empty(memory, guest, Ipa::new(end.as_u64() - PAGE_SIZE), bytes),
+            Err(error) => return report.error(format_args!("{mapped}: {error:?}"), None),
+        };
+        match emptied {
+            Some((moved, cost)) => {
+                cost.row(report, "offline", mapped, moved);
+                copy_alone(memory, moved).row(report, "copy", mapped, moved);
+            }
+            None => report.remark(format_args!("{mapped}: something beside them cannot move")),
         }
-        if let Some(cost) = empty(memory, guest, range.start, report) {
-            cost.1.row(report, "offline", mapped, cost.0);
-            copy_alone(memory, cost.0).row(report, "copy", mapped, cost.0);
-        }
-        if let Ok(taken) = guest.space.take_range(range, Mark::Unplugged) {
+        let mut left = Some(region.start);
+        while let Some(from) = left {
+            let Ok(taken) = guest.space.take_range(from..end, Mark::Unplugged) else { return };
+            left = taken.next;
             let _ = taken.flushed.retire();
         }
         while memory.counts().retired > 0 {
@@ -63,21 +74,17 @@ pub(super) fn offline(memory: &Memory, guest: &Guest, report: &mut Report<'_>) {
     }
 }
 
-/// Empties the memory around what `ipa` is mapped to; returns how many bytes were moved, and the cost.
-fn empty(memory: &Memory, guest: &Guest, ipa: Ipa, report: &mut Report<'_>) -> Option<(u64, Cost)> {
-    let pa = guest.space.translate(&memory.pin(), ipa).ok()?.pa();
-    let start = pa.align_down(BYTES);
-    let range = start..Pa::new(start.as_u64() + BYTES);
+/// Empties the `bytes` of memory around what `ipa` is mapped to; returns how many bytes were moved, and the cost.
+fn empty(memory: &Memory, guest: &Guest, ipa: Ipa, bytes: u64) -> Option<(u64, Cost)> {
+    let start = guest.space.translate(&memory.pin(), ipa).ok()?.pa().align_down(bytes);
+    let range = start..Pa::new(start.as_u64() + bytes);
     let mut evacuation = Evacuation::new(range.clone(), Use::Offline);
     let mut cost = Cost::default();
     loop {
         match cost.of(|| evacuation.step(memory, &One(guest))) {
             Progress::Working => cost.of(|| memory.reclaim_step()),
             Progress::Emptied => break,
-            Progress::Refused(why) => {
-                report.remark(format_args!("{start}: {why:?}"));
-                return None;
-            }
+            Progress::Refused(_) => return None,
         }
     }
     let mut from = Some(range.start);

@@ -96,6 +96,7 @@ fn a_fault_for_want_of_the_flag_is_answered_by_setting_it() {
 }
 
 #[test]
+#[cfg_attr(feature = "no-tlbi", ignore = "the TLBI is left out")]
 fn pages_of_which_some_were_used_are_one_block_again() {
     let (memory, space) = with_blocks(1);
     // Empty a page and put the same frame back: the block was split and is complete again.
@@ -112,6 +113,7 @@ fn pages_of_which_some_were_used_are_one_block_again() {
 }
 
 #[test]
+#[cfg_attr(feature = "no-tlbi", ignore = "the TLBI is left out")]
 fn passes_and_edits_do_not_disturb_one_another() {
     let (memory, space) = with_blocks(16);
     std::thread::scope(|scope| {

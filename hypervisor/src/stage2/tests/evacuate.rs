@@ -68,6 +68,7 @@ fn owners(memory: &Memory, range: &PaRange) -> Vec<Owner> {
 }
 
 #[test]
+#[cfg_attr(feature = "no-tlbi", should_panic)]
 fn a_block_moves_as_a_block_and_its_range_is_nobodys_until_it_is_online() {
     let (memory, space) = space(64 * MIB, BLOCK_1G);
     space.populate(at(0), Order::BLOCK_2M).unwrap();
@@ -138,6 +139,7 @@ fn pages_blocks_and_tables_of_a_range_move_and_everything_is_as_it_was_after_a_r
 }
 
 #[test]
+#[cfg_attr(feature = "no-tlbi", should_panic)]
 fn tables_are_replaced_by_copies_elsewhere() {
     let (memory, space) = space(64 * MIB, BLOCK_1G);
     for page in 0..8 {
@@ -258,6 +260,7 @@ fn cancelled_at_any_step_everything_is_free_again() {
 }
 
 #[test]
+#[cfg_attr(feature = "no-tlbi", should_panic)]
 fn a_poisoned_page_is_lost_to_its_guest_alone_and_a_fresh_one_comes_with_a_new_start() {
     let (memory, space) = space(64 * MIB, BLOCK_1G);
     space.populate(at(0), Order::BLOCK_2M).unwrap();

@@ -2,7 +2,7 @@
 
 use sluice_tests::artefacts::stub;
 use sluice_tests::ensure;
-use sluice_tests::failure::Outcome;
+use sluice_tests::failure::{Failure, Outcome};
 use sluice_tests::machine::Plan;
 use sluice_tests::monitor::{number, rows, text};
 use sluice_tests::timeline::size;
@@ -22,7 +22,7 @@ struct Row {
 fn measure(image: &str) -> Outcome<Vec<Row>> {
     let mut guest = stub("test=smccc")?;
     guest.memory = 64 * MIB;
-    guest.maximum_memory = Some(64 * MIB + 256 * MIB);
+    guest.maximum_memory = Some(64 * MIB + 512 * MIB);
     let mut machine = Plan::with_image(&format!("bench-offline-{image}"), image, &[guest])?
         .cpus(1)
         .append("when-off=stay zeroed=1G")
@@ -30,6 +30,9 @@ fn measure(image: &str) -> Outcome<Vec<Row>> {
         .start()?;
     machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
     let answer = machine.control()?.ask_within("bench", PATIENCE)?;
+    if let Some(error) = answer.get("error") {
+        return Err(Failure::new(format!("the monitor's bench: {error}")));
+    }
     rows(&answer, "offline")?
         .iter()
         .map(|row| {
