@@ -299,7 +299,7 @@ fn guests_end_at_any_moment_and_leave_no_frame() -> Outcome {
             let operation = operations.swap_remove(random.next(operations.len() as u64) as usize);
             machine.control()?.ask_any(&operation)?;
         }
-        thread::sleep(Duration::from_millis(random.next(8)));
+        thread::sleep(Duration::from_millis([0, 0, 3, 8, 20, 60, 150][random.next(7) as usize]));
         let stop = ["stop", "reset", "reset", "stop", "destroy"][random.next(5) as usize];
         machine.control()?.ask_any(&format!("{stop} {guest}"))?;
         if stop == "destroy" {
