@@ -6,7 +6,7 @@ use sluice_tests::artefacts::stub;
 use sluice_tests::ensure;
 use sluice_tests::failure::{Failure, Outcome};
 use sluice_tests::machine::{COMMAND, Plan};
-use sluice_tests::monitor::number;
+use sluice_tests::monitor::{number, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -32,6 +32,10 @@ fn run(name: &str, image: &str, orders: &str, vcpus: u32, model: &str) -> Outcom
     guest.held = true;
     let mut machine =
         Plan::with_image(name, image, &[guest])?.cpu(model).cpus(vcpus.max(2)).start()?;
+    // The control port is there before the guests are.
+    wait_until("the guest is made", COMMAND, || {
+        Ok(machine.ask("guests")?.to_string().contains("\"stub\"").then_some(()))
+    })?;
     machine.ask(&format!("plug stub {}M", PLUGGED / MIB))?;
     machine.ask("start stub")?;
     machine.expect(r"stub: ready", PATIENCE)?;
@@ -104,6 +108,7 @@ fn a_driver_follows_what_the_host_wants() -> Outcome {
     let end = machine.control()?.do_whole("plug stub 64M", COMMAND)?;
     ensure!(number(&end, "plugged")? == 64 * MIB + 3 * BLOCK, "plug: {end}");
     machine.ask("off stub")?;
+    machine.control()?.event("off", COMMAND)?;
     let after = machine.owners_at_rest()?;
     ensure!(after.guest("stub") == 0, "it is off and owns {} bytes", after.guest("stub"));
     ensure!(after.accounted() == after.total, "lost: {after:?}");
