@@ -152,8 +152,9 @@ fn reclaim_takes_from_who_can_spare_it() -> Outcome {
 fn balance_moves_memory_to_where_it_is_needed() -> Outcome {
     let mut idle = guest("idle", 640 * MIB)?;
     idle.minimum_memory = Some(320 * MIB);
-    let guests = [idle, guest("busy", 640 * MIB)?];
-    let mut machine = booted("govern-balance", "1G", &guests)?;
+    let mut busy = guest("busy", 640 * MIB)?;
+    busy.overcommit = true;
+    let mut machine = booted("govern-balance", "1G", &[idle, busy])?;
     machine.resize("busy", 192 * MIB, MOVE)?;
     ensure!(machine.ask("balance")?.get("on") == Some(&Value::Bool(false)), "it is off at first");
     machine.ask("balance on")?;

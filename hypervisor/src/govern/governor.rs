@@ -23,6 +23,8 @@ use spin::Mutex;
 const PATIENCE: u64 = 10;
 /// How long after the beginning of one round of passes the next begins, in seconds.
 const ROUND: u64 = 10;
+/// How long news of guests are waited for when somebody is out of memory, in seconds.
+const NEWS: u64 = 2;
 /// How often transfers are looked at, in parts of a second.
 const LOOKS_A_SECOND: u64 = 50;
 /// How often a pass does a step, in parts of a second.
@@ -56,6 +58,8 @@ struct Governor {
     journal: Journal,
     at_work: heapless::Vec<AtWork, MAX_GUESTS>,
     scans: [Scan; MAX_GUESTS],
+    /// What somebody is out of, in bytes, and until when guests are looked at for it, in ticks.
+    short_of: (u64, u64),
     /// When guests are asked and judged next, in ticks.
     next_look: u64,
     /// When the next round of passes begins, in ticks.
@@ -67,6 +71,7 @@ static GOVERNOR: Mutex<Governor> = Mutex::new(Governor {
     journal: Journal::new(),
     at_work: heapless::Vec::new(),
     scans: [const { Scan { life: 0, pass: None, passes: 0, used: None } }; MAX_GUESTS],
+    short_of: (0, 0),
     next_look: 0,
     next_round: 0,
 });
@@ -138,7 +143,15 @@ impl Governor {
         let mut due = u64::MAX;
         let wanted = WANTED.swap(0, Ordering::Relaxed);
         if wanted > 0 {
-            self.reclaim(system, wanted, now);
+            self.short_of = (wanted, now + NEWS * second);
+            // While it is off, what they said last may be long ago.
+            for guest in system.guests() {
+                guest.request_stats(system);
+            }
+        }
+        if self.short_of.0 > 0 {
+            self.reclaim(system, now);
+            due = now + second / LOOKS_A_SECOND;
         }
         self.carry_on(system, now);
         if is_on() {
@@ -178,13 +191,18 @@ impl Governor {
         }
     }
 
-    /// Has guests give what is wanted at once.
-    fn reclaim(&mut self, system: &'static System, wanted: u64, now: u64) {
+    /// Has guests give what somebody is out of, as soon as one says that it can spare something.
+    fn reclaim(&mut self, system: &'static System, now: u64) {
+        let (wanted, until) = self.short_of;
         let busy = |guest: usize| self.at_work.iter().any(|one| one.decision.from == Some(guest));
         let samples = self.samples(system);
         let free: heapless::Vec<Sample, MAX_GUESTS> =
             samples.into_iter().filter(|sample| !busy(sample.guest)).collect();
         let parts = spread(wanted, &free);
+        if parts.is_empty() && now < until {
+            return;
+        }
+        self.short_of = (0, 0);
         let found: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
         if found < wanted {
             log::debug!("{wanted} bytes are wanted, guests can spare {found}");
