@@ -313,15 +313,21 @@ impl System {
         if !self.is_life_going_on() {
             return false;
         }
-        // Before the guests are looked at: who changes one says so after that.
-        self.life.store(false, Ordering::SeqCst);
-        let (mut done, mut left) = (false, false);
+        let mut done = false;
         for guest in self.guests() {
             done |= guest.live(self, look);
-            left |= matches!(guest.state(), guest::State::Loading | guest::State::Ending);
         }
-        if left {
-            self.life.store(true, Ordering::Release);
+        let is_left = |guest: Arc<Guest>| {
+            let busy = matches!(guest.state(), guest::State::Loading | guest::State::Ending);
+            busy || guest.state() == guest::State::Off && guest.stop().is_some()
+        };
+        // It stays said while anything is left: the first CPU, which may run a guest that never comes out, arms its
+        // timer by it. Who changes a guest says so after that, and this looks once more.
+        if !self.guests().any(is_left) {
+            self.life.store(false, Ordering::SeqCst);
+            if self.guests().any(is_left) {
+                self.life_goes_on();
+            }
         }
         done
     }
