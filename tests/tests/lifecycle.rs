@@ -78,7 +78,7 @@ fn each_works(machine: &mut Machine, guests: &[&str]) -> Outcome {
     for guest in guests {
         machine.ask(&format!("console {guest}"))?;
         let said = machine.command("echo $((6 * 7)) processors $(nproc)", COMMAND)?;
-        ensure!(said.starts_with("42 processors"), "{guest}: {said}");
+        ensure!(said.contains("42 processors"), "{guest}: {said}");
     }
     Ok(())
 }
