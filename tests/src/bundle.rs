@@ -214,7 +214,9 @@ mod tests {
         assert!(text.contains("memory = /bits/ 64 <0x40000000>;"));
         assert!(text.contains("kernel = \"Image-6.12\";"));
         assert!(text.contains(r#"command-line = "quote=\"a b\"";"#));
-        assert!(!["initrd", "cpus =", "overcommit", "held"].iter().any(|word| text.contains(word)));
+        assert!(
+            !["initrd", "\tcpus =", "overcommit", "held"].iter().any(|word| text.contains(word))
+        );
         guest.cpus = vec![0, 2];
         guest.overcommit = true;
         let text = manifest(&[guest]);
