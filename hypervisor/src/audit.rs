@@ -164,22 +164,31 @@ fn audit_tables(memory: &Memory, space: &Space<'_>, report: &mut Report) {
     }
 }
 
-fn walk_tables(memory: &Memory, space: &Space<'_>, report: &mut Report) -> Count {
-    let end = Ipa::new(1 << IPA_BITS);
-    let mut at = Ipa::new(0);
-    // The root is a table, too.
-    let mut count = Count { tables: 1, ..Count::default() };
-    while at < end {
+/// The first of the two walks, of one space, in steps of [`CHUNK`] entries.
+pub(crate) struct TableWalk {
+    at: Ipa,
+    count: Count,
+}
+
+impl TableWalk {
+    pub(crate) fn new() -> Self {
+        // The root is a table, too.
+        Self { at: Ipa::new(0), count: Count { tables: 1, ..Count::default() } }
+    }
+
+    /// Walks on, and says whether there is more.
+    pub(crate) fn step(&mut self, memory: &Memory, space: &Space<'_>, report: &mut Report) -> bool {
+        let end = Ipa::new(1 << IPA_BITS);
         let mut suspect = None;
         let pin = memory.pin();
         for _ in 0..CHUNK {
-            if at >= end || suspect.is_some() {
+            if self.at >= end || suspect.is_some() {
                 break;
             }
-            let seen = Seen::at(space.root(&pin), at);
-            count.add(&seen);
-            suspect = seen.check(memory, space.guest()).map(|_| at);
-            at = seen.end;
+            let seen = Seen::at(space.root(&pin), self.at);
+            self.count.add(&seen);
+            suspect = seen.check(memory, space.guest()).map(|_| self.at);
+            self.at = seen.end;
         }
         drop(pin);
         if let Some(suspect) = suspect {
@@ -190,20 +199,28 @@ fn walk_tables(memory: &Memory, space: &Space<'_>, report: &mut Report) -> Count
                 report.add(finding);
             }
         }
+        self.at < end
     }
-    count
+}
+
+fn walk_tables(memory: &Memory, space: &Space<'_>, report: &mut Report) -> Count {
+    let mut walk = TableWalk::new();
+    while walk.step(memory, space, report) {}
+    walk.count
 }
 
 /// The end of a walk: what an address is mapped to, and the tables that begin at this address.
 struct Seen<'p> {
-    ipa: Ipa,
+    /// Where the entry begins that maps the address: below it, if pages that were walked before
+    /// have become one block since.
+    start: Ipa,
     leaf: Option<Leaf<'p>>,
     tables: [Option<Pa>; 2],
     end: Ipa,
 }
 
 impl<'p> Seen<'p> {
-    /// Walks to `ipa`, the first address of the entry that maps it.
+    /// Walks to `ipa`.
     fn at(root: Table<'p>, ipa: Ipa) -> Self {
         let place = root.find(ipa);
         // A table is met at the first address that it covers.
@@ -214,11 +231,12 @@ impl<'p> Seen<'p> {
             let table = root.find_at(ipa, level).table;
             (table.level() == level).then(|| table.pa())
         };
+        let covered = place.covers(ipa);
         Self {
-            ipa,
+            start: covered.start,
             leaf: place.leaf(ipa).ok(),
             tables: [begins(Level::Two, Order::BLOCK_1G), begins(Level::Three, Order::BLOCK_2M)],
-            end: place.covers(ipa).end,
+            end: covered.end,
         }
     }
 
@@ -238,10 +256,10 @@ impl<'p> Seen<'p> {
             cover.owner == Owner::Guest(guest)
                 && cover.head.pa() == leaf.first()
                 && cover.order == leaf.order()
-                && cover.ipa == Some(self.ipa)
+                && cover.ipa == Some(self.start)
         });
         let owner = cover.map_or(Owner::Offline, |cover| cover.owner);
-        let (ipa, pa) = (self.ipa, leaf.first());
+        let (ipa, pa) = (self.start, leaf.first());
         (!recorded).then_some(Finding::NotRecorded { guest, ipa, pa, owner })
     }
 }

@@ -5,6 +5,7 @@ use super::super::walk::{Place, Table};
 use super::*;
 use crate::addr::{BLOCK_1G, PAGE_SIZE};
 use crate::arch::cpu::{self, CpuId};
+use crate::audit::{Report, TableWalk};
 use crate::epoch::Pin;
 use crate::mem::{Order, Owner};
 
@@ -107,4 +108,17 @@ fn a_long_dump_holds_up_nothing_between_its_pieces() {
         runs += 1;
     });
     assert_eq!(runs, 512);
+}
+
+#[test]
+fn an_audit_among_pages_that_become_a_block_raises_no_alarm() {
+    let (memory, space) = space(64 << 20, BLOCK_1G);
+    space.populate(at(0), Order::BLOCK_2M).unwrap();
+    space.split_block(at(0)).unwrap();
+    let mut report = Report::default();
+    let mut walk = TableWalk::new();
+    assert!(walk.step(memory, &space, &mut report), "512 pages are more than one step");
+    space.coalesce(at(0)).expect("its pages lie together").retire();
+    while walk.step(memory, &space, &mut report) {}
+    assert!(report.is_clean(), "{report:?}");
 }
