@@ -28,8 +28,10 @@ impl fmt::Display for Mistake {
 pub struct Outcome {
     /// How many elements were dealt with, from the first on, whatever became of each. The others
     /// are presented again in a later call: so the backend keeps its stretch bounded, or, with 0,
-    /// says that it is busy. A range that was dealt with in part is presented again as a whole.
+    /// says that it is busy.
     pub handled: usize,
+    /// Where the range that follows those goes on, if a part of it was dealt with: an address within it.
+    pub goes_on: Option<Ipa>,
     /// How many pages of 4 KiB changed hands.
     pub pages: u64,
     /// How many elements were the guest's mistake, and passed over.

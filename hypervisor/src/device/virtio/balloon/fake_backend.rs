@@ -19,6 +19,8 @@ pub(crate) struct FakeBackend {
     pub(crate) reported: Vec<IpaRange>,
     /// How many elements one call deals with; 0: busy.
     pub(crate) pace: usize,
+    /// How many bytes of a range one call deals with.
+    pub(crate) piece: u64,
     /// How many calls of `release_all` have something left to do.
     pub(crate) releases_left: u32,
     /// Inflating finds no table frame.
@@ -37,6 +39,7 @@ impl Default for FakeBackend {
             ballooned: BTreeSet::new(),
             reported: Vec::new(),
             pace: usize::MAX,
+            piece: u64::MAX,
             releases_left: 0,
             exhausted: false,
             calls: 0,
@@ -88,19 +91,25 @@ impl BalloonBackend for FakeBackend {
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         assert!(!ranges.is_empty() && ranges.len() <= RANGES);
         self.calls += 1;
-        let mut outcome = Outcome { handled: ranges.len().min(self.pace), ..Outcome::default() };
-        for range in &ranges[..outcome.handled] {
+        let mut outcome = Outcome::default();
+        for range in ranges.iter().take(self.pace) {
             assert!(range.start < range.end);
             assert!(range.start.is_aligned(PAGE_SIZE) && range.end.is_aligned(PAGE_SIZE));
             let last = Ipa::new(range.end.as_u64() - 1);
             assert_eq!(range.start.align_down(BLOCK_1G), last.align_down(BLOCK_1G));
             let inside = |ipa: Ipa| u32::try_from(ipa.page()).is_ok_and(|p| self.ram.contains(&p));
             if inside(range.start) && inside(last) {
-                outcome.pages += range.end.page() - range.start.page();
-                self.reported.push(range.clone());
+                let end = Ipa::new(range.start.as_u64().saturating_add(self.piece)).min(range.end);
+                outcome.pages += end.page() - range.start.page();
+                self.reported.push(range.start..end);
+                if end < range.end {
+                    outcome.goes_on = Some(end);
+                    return outcome;
+                }
             } else {
                 outcome.mistake(range.start, Mistake::Outside);
             }
+            outcome.handled += 1;
         }
         outcome
     }

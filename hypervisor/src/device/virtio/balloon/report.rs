@@ -71,6 +71,10 @@ impl ReportQueue {
         if !batch.is_empty() {
             let outcome = hand_over(batch);
             self.handled += outcome.handled.min(batch.len());
+            let next = self.ranges.get_mut(self.handled);
+            if let (Some(at), Some(range)) = (outcome.goes_on, next) {
+                range.start = at.clamp(range.start, range.end);
+            }
         }
         if self.handled < self.filled || !self.ended {
             return Ok(Progress::MoreWork);

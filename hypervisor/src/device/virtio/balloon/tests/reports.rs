@@ -44,6 +44,19 @@ fn a_report_longer_than_a_batch_and_a_slow_backend_lose_nothing() {
 }
 
 #[test]
+fn a_range_that_takes_several_calls_is_reported_to_its_end() {
+    let page = PAGE_SIZE;
+    let mut machine = Machine::new();
+    let mut queues = machine.probe(ALL);
+    machine.backend.piece = 93 * page;
+    let ranges = [(0x5000_1000, 511 * page as u32, true), (0x5020_0000, BLOCK_2M as u32, true)];
+    report(&mut machine, &mut queues[3], &ranges);
+    assert_eq!(machine.transport.device().counters().reported, 511 + 512);
+    assert!(machine.backend.reported.is_sorted_by(|a, b| a.end <= b.start), "each page once");
+    assert!(queues[3].take(&machine.memory).is_some());
+}
+
+#[test]
 fn reports_shrink_to_whole_pages() {
     let page = PAGE_SIZE as u32;
     // Start, length, expected start and end.
