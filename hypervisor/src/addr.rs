@@ -150,6 +150,11 @@ pub type PaRange = Range<Pa>;
 /// A half-open range of intermediate physical addresses.
 pub type IpaRange = Range<Ipa>;
 
+/// Returns the size of `range` in bytes.
+pub fn byte_count(range: &IpaRange) -> u64 {
+    range.end.as_u64().saturating_sub(range.start.as_u64())
+}
+
 /// Returns the range of `size` bytes from `start`; `None` where it leaves the address space.
 pub fn ipa_range(start: Ipa, size: u64) -> Option<IpaRange> {
     Some(start..start.checked_add(size)?)

@@ -59,11 +59,8 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
     }
     let offset = offset(&layout::VIRTIO, ipa)?;
     let register = offset % layout::VIRTIO_SLOT_SIZE;
-    let value = match (offset / layout::VIRTIO_SLOT_SIZE) as usize {
-        layout::BALLOON_SLOT => Some(guest.read_balloon(system, register, width)),
-        layout::MEMORY_SLOT => guest.read_memory_device(system, register, width),
-        _ => None,
-    };
+    let slot = (offset / layout::VIRTIO_SLOT_SIZE) as usize;
+    let value = guest.read_slot(system, slot, register, width);
     Some(value.unwrap_or_else(|| read_empty_slot(register, width)))
 }
 
@@ -82,11 +79,8 @@ fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, v
     }
     let Some(offset) = offset(&layout::VIRTIO, ipa) else { return false };
     let register = offset % layout::VIRTIO_SLOT_SIZE;
-    match (offset / layout::VIRTIO_SLOT_SIZE) as usize {
-        layout::BALLOON_SLOT => guest.write_balloon(system, register, width, value),
-        layout::MEMORY_SLOT => guest.write_memory_device(system, register, width, value),
-        _ => {}
-    }
+    let slot = (offset / layout::VIRTIO_SLOT_SIZE) as usize;
+    guest.write_slot(system, slot, register, width, value);
     true
 }
 

@@ -3,7 +3,7 @@
 use super::sample::{Sample, Told};
 use super::transfer::{Guests, View};
 use super::wishes;
-use crate::addr::PAGE_SIZE;
+use crate::addr::{PAGE_SIZE, byte_count};
 use crate::arch::time;
 use crate::guest::Guest;
 use crate::system::System;
@@ -91,7 +91,7 @@ impl Guests for Hands {
             if !view.plug && wishes::may_grow(guest) {
                 let region = guest.space.hotplug();
                 view.plugged = guest.space.present(region.clone());
-                view.plug_limit = wishes::bytes(&region);
+                view.plug_limit = byte_count(&region);
                 (view.plug, view.at_once) = (true, true);
             }
         })?;

@@ -1,19 +1,14 @@
 //! Guests without drivers that ask for what is wished of them by the service: what they have of a range counts as in
 //! the balloon or not, or as plugged or not, and a change is wished of them, one run of addresses at a time.
 
-use crate::addr::{Ipa, IpaRange};
+use crate::addr::{Ipa, IpaRange, byte_count};
 use crate::guest::Guest;
 use crate::service::Wish;
 use crate::stage2::{Mark, What};
 
-/// Returns the size of `range` in bytes.
-pub(super) fn bytes(range: &IpaRange) -> u64 {
-    range.end.as_u64().saturating_sub(range.start.as_u64())
-}
-
 /// Returns what the guest has not of `range`, in bytes.
 pub(super) fn missing(guest: &Guest, range: &IpaRange) -> u64 {
-    bytes(range).saturating_sub(guest.space.present(range.clone()))
+    byte_count(range).saturating_sub(guest.space.present(range.clone()))
 }
 
 /// Says whether the region where memory can be added is to be asked for by the service.
@@ -30,13 +25,13 @@ pub(super) fn wish(guest: &Guest, range: &IpaRange, wanted: u64) {
     let wish = if present > wanted {
         let last = run(guest, range, |what| what != absent, false);
         last.map(|run| {
-            let size = bytes(&run).min(present - wanted);
+            let size = byte_count(&run).min(present - wanted);
             Wish::Release(Ipa::new(run.end.as_u64() - size)..run.end)
         })
     } else if present < wanted {
         let first = run(guest, range, |what| what == absent, true);
         first.map(|run| {
-            let size = bytes(&run).min(wanted - present);
+            let size = byte_count(&run).min(wanted - present);
             Wish::Offer(run.start..Ipa::new(run.start.as_u64() + size))
         })
     } else {

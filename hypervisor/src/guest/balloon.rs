@@ -1,16 +1,11 @@
 //! What a guest's balloon does to its memory, and how its devices reach it.
 
-use super::{BalloonSlot, Guest};
-use crate::addr::{Ipa, IpaRange};
-use crate::arch::time;
-use crate::device::gic::intid;
+use super::Guest;
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE, byte_count};
+use crate::device::virtio::Progress;
 use crate::device::virtio::balloon::{BalloonBackend, Mistake, Outcome, feature};
-use crate::device::virtio::{Context, Progress};
-use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason, Width};
-use crate::guest::layout;
-use crate::mem::Order;
+use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason};
 use crate::stage2::{AccessError, Pages, PopulateError, Space, TakeError};
-use crate::system::System;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
@@ -40,11 +35,11 @@ impl GuestMemory for DeviceView<'_> {
 
 /// How many pages one step takes or returns: some 15,000 instructions, with one flush for all of them.
 const PAGES_A_STEP: usize = 64;
-/// How many pieces of reported ranges one step takes: enough for a block of 2 MiB that is mapped in pages.
-const PIECES_A_STEP: usize = 6;
+/// How many reported ranges one step takes, none of them further than a step of removing goes.
+const RANGES_A_STEP: usize = 6;
 
 /// The balloon's hands on a guest's memory.
-pub struct Hands(Arc<Guest>);
+pub struct Hands(pub(super) Arc<Guest>);
 
 impl Hands {
     fn each(
@@ -102,33 +97,22 @@ impl BalloonBackend for Hands {
 
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut left = PIECES_A_STEP;
-        for range in ranges {
-            let (mut from, mut pages) = (range.start, 0);
-            while from < range.end && left > 0 {
-                left -= 1;
-                let next = match self.0.space.take_reported(from..range.end) {
-                    Ok(taken) => {
-                        let next = taken.next.unwrap_or(range.end);
-                        taken.flushed.retire();
-                        pages += next.as_u64().saturating_sub(from.as_u64()) / Order::PAGE.bytes();
-                        next
+        for range in ranges.iter().take(RANGES_A_STEP) {
+            match self.0.space.take_reported(range.clone()) {
+                Ok(taken) => {
+                    let next = taken.next.filter(|&next| next > range.start);
+                    taken.flushed.retire();
+                    let done = range.start..next.unwrap_or(range.end);
+                    outcome.pages += byte_count(&done) / PAGE_SIZE;
+                    if next.is_some() {
+                        outcome.goes_on = next;
+                        return outcome;
                     }
-                    Err(error) => {
-                        match error {
-                            TakeError::Outside => outcome.mistake(range.start, Mistake::Outside),
-                            TakeError::OutOfMemory => outcome.no_memory += 1,
-                        }
-                        range.end
-                    }
-                };
-                from = next;
+                }
+                Err(TakeError::Outside) => outcome.mistake(range.start, Mistake::Outside),
+                // A report is a hint: where nothing can be taken, it stays the guest's.
+                Err(TakeError::OutOfMemory) => outcome.no_memory += 1,
             }
-            // Its own step takes the most of it. A report is a hint: what that does not get to stays the guest's.
-            if from < range.end && outcome.handled > 0 {
-                break;
-            }
-            outcome.pages += pages;
             outcome.handled += 1;
         }
         outcome
@@ -150,46 +134,9 @@ impl BalloonBackend for Hands {
 }
 
 impl Guest {
-    /// Looks at the balloon's interrupt line, and notes whether its queues hold work: after each change of the
-    /// device, whose lock is held so that the line's levels reach the interrupt controller in their order.
-    pub(super) fn after_balloon(&self, system: &System, slot: &BalloonSlot) {
-        if let Some(intid) = intid::virtio(layout::BALLOON_SLOT as u32) {
-            self.kick(system, self.gic.inject_spi(intid, slot.line()));
-        }
-        self.note_work(super::WORK_OF_BALLOON, slot.outstanding().is_more());
-    }
-
     /// Says whether its driver may use a page of the balloon before it has told so: unless it accepted
     /// `VIRTIO_BALLOON_F_MUST_TELL_HOST` (virtio 1.2, section 5.5.6.1).
     pub fn may_use_untold(&self) -> bool {
         self.balloon.lock().device().negotiated_features() & feature::MUST_TELL_HOST == 0
-    }
-
-    /// Does a bounded piece of what the balloon's queues hold; says whether, for another CPU may be about it.
-    pub(super) fn balloon_step(self: &Arc<Self>, system: &System) -> bool {
-        let Some(mut slot) = self.balloon.try_lock() else { return false };
-        let view = DeviceView(&self.space);
-        let mut hands = Hands(Arc::clone(self));
-        let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
-        // What is left is noted below.
-        let _ = slot.process(&mut context);
-        self.after_balloon(system, &slot);
-        true
-    }
-
-    /// Reads a register of the balloon.
-    pub fn read_balloon(&self, system: &System, register: u64, width: Width) -> u64 {
-        let mut slot = self.balloon.lock();
-        let value = slot.read(register, width);
-        self.after_balloon(system, &slot);
-        value
-    }
-
-    /// Writes a register of the balloon.
-    pub fn write_balloon(&self, system: &System, register: u64, width: Width, value: u64) {
-        let mut slot = self.balloon.lock();
-        // What it leaves to do is noted below.
-        let _ = slot.write(register, width, value);
-        self.after_balloon(system, &slot);
     }
 }

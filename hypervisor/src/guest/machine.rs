@@ -32,11 +32,6 @@ pub type BalloonSlot = Transport<Balloon<Hands>>;
 /// The memory device behind its registers.
 pub type MemorySlot = Transport<MemoryDevice<PlugHands>>;
 
-/// In [`Guest::note_work`]: the balloon's queues hold work.
-pub(super) const WORK_OF_BALLOON: u8 = 1 << 0;
-/// In [`Guest::note_work`]: the memory device's queue holds work.
-pub(super) const WORK_OF_MEMORY_DEVICE: u8 = 1 << 1;
-
 /// A guest.
 pub struct Guest {
     /// Its number.
@@ -61,8 +56,8 @@ pub struct Guest {
     pub vcpus: Vec<Arc<Vcpu>>,
     /// Where it is in its life.
     pub(super) life: Life,
-    /// Which of its devices' queues hold work, a bit each.
-    device_work: AtomicU8,
+    /// Which of its devices' queues hold work, a bit for each slot.
+    pub(super) device_work: AtomicU8,
     /// Where the release of all that is in the balloon goes on.
     pub(super) release_from: AtomicU64,
     /// Accesses to what is not there, for the log.
@@ -187,55 +182,22 @@ impl Guest {
     /// Sets how much memory it is to have, in bytes. Says whether it has a driver that is told.
     pub fn set_memory_target(&self, system: &System, bytes: u64) -> bool {
         let pages = self.config.memory.saturating_sub(bytes) / PAGE_SIZE;
-        let mut slot = self.balloon.lock();
-        slot.update(|balloon| balloon.set_target(pages.min(u64::from(u32::MAX)) as u32));
-        self.after_balloon(system, &slot);
-        slot.is_live()
+        self.with_device(system, layout::BALLOON_SLOT, &self.balloon, |slot| {
+            slot.update(|balloon| balloon.set_target(pages.min(u64::from(u32::MAX)) as u32));
+            slot.is_live()
+        })
     }
 
     /// Asks its driver for new statistics. Says whether there is one that could be asked.
     pub fn request_stats(&self, system: &System) -> bool {
-        let mut slot = self.balloon.lock();
-        let asked = slot.update(|balloon| balloon.request_stats()).is_ok();
-        self.after_balloon(system, &slot);
+        let ask = |slot: &mut BalloonSlot| slot.update(|balloon| balloon.request_stats()).is_ok();
+        let asked = self.with_device(system, layout::BALLOON_SLOT, &self.balloon, ask);
         if asked && let Some(first) = self.vcpus.first() {
             // One of its CPUs takes the buffer back.
             first.wake();
             system.kick(first.home);
         }
         asked
-    }
-
-    /// Notes whether the queues of the device that `which` stands for hold work.
-    pub(super) fn note_work(&self, which: u8, is_more: bool) {
-        // Released: who sees it finds the queues as they were noted.
-        if is_more {
-            self.device_work.fetch_or(which, Ordering::Release);
-        } else if self.device_work.load(Ordering::Relaxed) & which != 0 {
-            self.device_work.fetch_and(!which, Ordering::Release);
-        }
-    }
-
-    /// Says whether its devices' queues hold work.
-    #[inline(always)]
-    pub fn has_device_work(&self) -> bool {
-        self.device_work.load(Ordering::Relaxed) != 0
-    }
-
-    /// Says whether its devices' queues hold work that no CPU is about.
-    pub fn wants_device_step(&self) -> bool {
-        let work = self.device_work.load(Ordering::Relaxed);
-        work & WORK_OF_BALLOON != 0 && !self.balloon.is_locked()
-            || work & WORK_OF_MEMORY_DEVICE != 0
-                && self.memory_device.as_ref().is_some_and(|device| !device.is_locked())
-    }
-
-    /// Does a bounded piece of what its devices' queues hold; says whether, for other CPUs may be about it.
-    pub fn device_step(self: &Arc<Self>, system: &System) -> bool {
-        let work = self.device_work.load(Ordering::Acquire);
-        let balloon = work & WORK_OF_BALLOON != 0 && self.balloon_step(system);
-        let memory = work & WORK_OF_MEMORY_DEVICE != 0 && self.memory_device_step(system);
-        balloon || memory
     }
 
     /// Returns how many bytes its console has room for.

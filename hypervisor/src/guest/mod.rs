@@ -4,6 +4,8 @@
 mod balloon;
 pub mod bundle;
 pub mod commitment;
+#[cfg(target_os = "none")]
+mod device;
 mod fdt;
 pub mod image;
 pub mod layout;
@@ -24,5 +26,3 @@ mod service;
 pub use life::{StartError, State, Stop};
 #[cfg(target_os = "none")]
 pub use machine::{BalloonSlot, Guest, MakeError, MemorySlot};
-#[cfg(target_os = "none")]
-use machine::{WORK_OF_BALLOON, WORK_OF_MEMORY_DEVICE};

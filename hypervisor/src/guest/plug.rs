@@ -1,21 +1,13 @@
 //! What a guest's memory device does to its memory.
 
-use super::balloon::DeviceView;
-use super::{Guest, MemorySlot};
+use super::Guest;
+use super::layout::MEMORY_SLOT;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
-use crate::arch::time;
-use crate::device::Width;
-use crate::device::gic::intid;
-use crate::device::virtio::Context;
-use crate::device::virtio::mem::{MemoryBackend, Step};
-use crate::guest::layout;
-use crate::mem::Retiring;
-use crate::stage2::{AddError, Fill, Mark};
+use crate::device::virtio::mem::{MemoryBackend, MemoryDevice, Step};
+use crate::stage2::{AddError, Fill};
 use crate::system::System;
 use alloc::sync::Arc;
-
-/// How many entries of a detached table one step of an unplug reads.
-const ENTRIES: usize = 128;
+use core::sync::atomic::Ordering;
 
 /// The memory device's hands on a guest's memory.
 pub struct PlugHands(pub(super) Arc<Guest>);
@@ -31,24 +23,21 @@ impl MemoryBackend for PlugHands {
             Ok(added) => added.next.map_or(Step::Done, Step::Next),
             Err(AddError::OutOfMemory) => self.wait_for_memory(range.start),
             Err(error) => {
-                // The device plugs within its region what is not plugged: the operator has added something there.
-                log::warn!("guest {}: {range:?} cannot be plugged: {error:?}", self.0.name());
+                // The device plugs within its region what is not plugged: the operator has added something there. A
+                // guest can ask again and again: the log says it the 1st, 2nd, 4th, 8th time.
+                let count = self.0.faults.fetch_add(1, Ordering::Relaxed) + 1;
+                if count.is_power_of_two() {
+                    log::warn!("guest {}: {range:?} cannot be plugged: {error:?}", self.0.name());
+                }
                 Step::OutOfMemory
             }
         }
     }
 
     fn unplug(&mut self, range: IpaRange) -> Step {
-        match self.0.space.take_range(range, Mark::Unplugged) {
-            Ok(taken) => {
-                let next = taken.next;
-                let mut flushed = taken.flushed;
-                while let Retiring::More(rest) = flushed.retire_some(ENTRIES) {
-                    flushed = rest;
-                }
-                next.map_or(Step::Done, Step::Next)
-            }
-            Err(_) => Step::OutOfMemory,
+        match self.0.remove_step(range) {
+            Some(next) => next.map_or(Step::Done, Step::Next),
+            None => Step::OutOfMemory,
         }
     }
 }
@@ -67,46 +56,6 @@ impl PlugHands {
 }
 
 impl Guest {
-    /// Looks at the memory device's interrupt line, and notes whether its queue holds work: as
-    /// [`Guest::after_balloon`] does.
-    fn after_memory_device(&self, system: &System, slot: &MemorySlot) {
-        if let Some(intid) = intid::virtio(layout::MEMORY_SLOT as u32) {
-            self.kick(system, self.gic.inject_spi(intid, slot.line()));
-        }
-        self.note_work(super::WORK_OF_MEMORY_DEVICE, slot.outstanding().is_more());
-    }
-
-    /// Does a bounded piece of what the memory device's queue holds; says whether, for another CPU may be about it.
-    pub(super) fn memory_device_step(self: &Arc<Self>, system: &System) -> bool {
-        let Some(mut slot) = self.memory_device.as_ref().and_then(spin::Mutex::try_lock) else {
-            return false;
-        };
-        let view = DeviceView(&self.space);
-        let mut hands = PlugHands(Arc::clone(self));
-        let mut context = Context { memory: &view, backend: &mut hands, now: time::now() };
-        // What is left is noted below.
-        let _ = slot.process(&mut context);
-        self.after_memory_device(system, &slot);
-        true
-    }
-
-    /// Reads a register of the memory device; `None` where the guest has none.
-    pub fn read_memory_device(&self, system: &System, register: u64, width: Width) -> Option<u64> {
-        let mut slot = self.memory_device.as_ref()?.lock();
-        let value = slot.read(register, width);
-        self.after_memory_device(system, &slot);
-        Some(value)
-    }
-
-    /// Writes a register of the memory device, if the guest has one.
-    pub fn write_memory_device(&self, system: &System, register: u64, width: Width, value: u64) {
-        let Some(device) = &self.memory_device else { return };
-        let mut slot = device.lock();
-        // What it leaves to do is noted below.
-        let _ = slot.write(register, width, value);
-        self.after_memory_device(system, &slot);
-    }
-
     /// Returns how many bytes are plugged, beyond what the guest has from the start.
     pub fn plugged(&self) -> u64 {
         self.memory_device.as_ref().map_or(0, |device| device.lock().device().plugged())
@@ -132,19 +81,17 @@ impl Guest {
     /// has a driver that is told.
     pub fn set_plug_target(&self, system: &System, bytes: u64) -> bool {
         let Some(device) = &self.memory_device else { return false };
-        let mut slot = device.lock();
-        slot.update(|device| device.request(bytes));
-        self.after_memory_device(system, &slot);
-        slot.is_live()
+        self.with_device(system, MEMORY_SLOT, device, |slot| {
+            slot.update(|device| device.request(bytes));
+            slot.is_live()
+        })
     }
 
     /// Has the driver look at the target once more: one that found what it was to give up in use tries again then, where
     /// by itself it may wait for a minute.
     pub fn remind_of_plug_target(&self, system: &System) {
         let Some(device) = &self.memory_device else { return };
-        let mut slot = device.lock();
-        slot.update(|device| device.remind());
-        self.after_memory_device(system, &slot);
+        self.with_device(system, MEMORY_SLOT, device, |slot| slot.update(MemoryDevice::remind));
     }
 
     /// Notes that nothing is plugged any more, the machine having been made anew.

@@ -1,15 +1,11 @@
 //! What a guest asks of Sluice itself: the ranges that it has, and memory that comes and goes by the range.
 
 use super::Guest;
-use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
-use crate::mem::Retiring;
+use crate::addr::{Ipa, IpaRange, PAGE_SIZE, byte_count};
 use crate::service::{Call, FEATURES, UID, VERSION, Wish, result};
 use crate::stage2::{AddError, Fill, Mark};
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
-
-/// How many entries of a detached table one step of a release reads.
-const ENTRIES: usize = 128;
 
 /// What the service knows of one guest.
 #[derive(Debug, Default)]
@@ -62,14 +58,10 @@ const fn plain(result: i64) -> Answer {
     [result as u64, 0, 0, 0]
 }
 
-fn bytes(range: &IpaRange) -> u64 {
-    range.end.as_u64().saturating_sub(range.start.as_u64())
-}
-
 /// Says that of `range` what lies before `next` is done.
 fn progress(range: &IpaRange, next: Option<Ipa>) -> (Answer, IpaRange) {
     let done = range.start..next.unwrap_or(range.end);
-    ([result::SUCCESS as u64, bytes(&done), 0, 0], done)
+    ([result::SUCCESS as u64, byte_count(&done), 0, 0], done)
 }
 
 impl Guest {
@@ -87,7 +79,7 @@ impl Guest {
             Call::Pending => match self.service.wished() {
                 Some(wish) => {
                     let range = wish.range();
-                    [result::SUCCESS as u64, wish.kind(), range.start.as_u64(), bytes(range)]
+                    [result::SUCCESS as u64, wish.kind(), range.start.as_u64(), byte_count(range)]
                 }
                 None => plain(result::SUCCESS),
             },
@@ -115,7 +107,7 @@ impl Guest {
             1 => self.space.hotplug(),
             _ => return plain(result::INVALID_PARAMETER),
         };
-        [result::SUCCESS as u64, range.start.as_u64(), bytes(&range), number]
+        [result::SUCCESS as u64, range.start.as_u64(), byte_count(&range), number]
     }
 
     /// Says why `range` is not to be added or taken by its address: the memory device has it.
@@ -134,7 +126,7 @@ impl Guest {
         if !self.space.is_addable(range) {
             return plain(result::INVALID_PARAMETER);
         }
-        if self.space.memory().counts().free() * PAGE_SIZE < bytes(range) {
+        if self.space.memory().counts().free() * PAGE_SIZE < byte_count(range) {
             return plain(result::NO_MEMORY);
         }
         match self.space.add(range.clone(), Fill::Ready) {
@@ -171,10 +163,7 @@ impl Guest {
     pub fn remove_step(&self, range: IpaRange) -> Option<Option<Ipa>> {
         let taken = self.space.take_range(range, Mark::Unplugged).ok()?;
         let next = taken.next;
-        let mut flushed = taken.flushed;
-        while let Retiring::More(rest) = flushed.retire_some(ENTRIES) {
-            flushed = rest;
-        }
+        taken.flushed.retire();
         Some(next)
     }
 }

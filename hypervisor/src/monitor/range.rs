@@ -3,7 +3,7 @@
 use super::job::{Job, Step};
 use super::lifecycle;
 use super::report::{Report, Value};
-use crate::addr::{BLOCK_2M, Ipa, IpaRange, PAGE_SIZE, ipa_range};
+use crate::addr::{BLOCK_2M, Ipa, IpaRange, PAGE_SIZE, byte_count, ipa_range};
 use crate::arch::time;
 use crate::guest::Guest;
 use crate::service::Wish;
@@ -16,10 +16,6 @@ const ADD: (&str, &str) = ("add", "<guest> <size> [at <address>]");
 const REMOVE: (&str, &str) = ("remove", "<guest> <range> [now]");
 /// How often a guest's answer is looked for, in parts of a second.
 const LOOKS_A_SECOND: u64 = 100;
-
-fn bytes(range: &IpaRange) -> u64 {
-    range.end.as_u64().saturating_sub(range.start.as_u64())
-}
 
 /// Returns the first unplugged range of `size` where memory can be added.
 fn first_gap(space: &Space<'_>, size: u64) -> Option<IpaRange> {
@@ -146,7 +142,7 @@ impl Add {
                 Some(None) => break,
                 None => {
                     let left = from..self.at;
-                    report.value("added", Value::Size(bytes(&left)));
+                    report.value("added", Value::Size(byte_count(&left)));
                     report.value("address", Value::Address(from.as_u64()));
                     return;
                 }
@@ -169,7 +165,7 @@ impl Job for Add {
                 if self.at < self.range.end {
                     return Step::Again;
                 }
-                report.value("added", Value::Size(bytes(&self.range)));
+                report.value("added", Value::Size(byte_count(&self.range)));
                 return Step::Done;
             }
             Err(error) => error,
@@ -202,7 +198,7 @@ struct Remove {
 
 impl Remove {
     fn say(&self, report: &mut Report<'_>) {
-        report.value("removed", Value::Size(bytes(&(self.range.start..self.at))));
+        report.value("removed", Value::Size(byte_count(&(self.range.start..self.at))));
     }
 }
 
@@ -243,7 +239,7 @@ impl Asked {
         let (name, done) = if self.wanted {
             ("added", present)
         } else {
-            ("removed", bytes(&self.range).saturating_sub(present))
+            ("removed", byte_count(&self.range).saturating_sub(present))
         };
         report.value(name, Value::Size(done));
         done
@@ -255,7 +251,7 @@ impl Job for Asked {
         if self.guest.service.wished().is_some() && self.guest.is_on() {
             return Step::At(time::now() + time::frequency() / LOOKS_A_SECOND);
         }
-        if self.say(report) < bytes(&self.range) {
+        if self.say(report) < byte_count(&self.range) {
             report.error(format_args!("guest {} has not done all of it", self.guest.name()), None);
         }
         Step::Done

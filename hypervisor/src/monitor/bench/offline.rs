@@ -82,7 +82,7 @@ fn empty(memory: &Memory, guest: &Guest, ipa: Ipa, bytes: u64) -> Option<(u64, C
     let mut cost = Cost::default();
     loop {
         match cost.of(|| evacuation.step(memory, &One(guest))) {
-            Progress::Working => cost.of(|| memory.reclaim_step()),
+            Progress::Working => _ = cost.of(|| memory.reclaim_step()),
             Progress::Emptied => break,
             Progress::Refused(_) => return None,
         }

@@ -18,6 +18,12 @@ impl Blocks {
         Self { words: vec![0; count.div_ceil(64) as usize], count, plugged: 0 }
     }
 
+    /// Says of all blocks that they are not plugged.
+    pub(super) fn clear(&mut self) {
+        self.words.fill(0);
+        self.plugged = 0;
+    }
+
     /// Returns how many blocks there are.
     pub(super) fn count(&self) -> u32 {
         self.count

@@ -152,7 +152,7 @@ impl<B: MemoryBackend + ?Sized> MemoryDevice<B> {
 
     /// Notes that the guest's machine was made anew, and has nothing plugged. What is requested stays.
     pub fn power_on(&mut self) {
-        self.blocks = Blocks::new(self.blocks.count());
+        self.blocks.clear();
         self.undo = None;
     }
 
