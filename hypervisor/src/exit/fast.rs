@@ -49,11 +49,9 @@ pub fn handle(registers: &mut GuestRegisters) -> bool {
 /// Answers a call that can be answered at once.
 #[inline(always)]
 fn hypercall(x: &mut [u64; 31]) -> bool {
-    // To `psci` the service's functions are none.
-    if service::owns(x[0]) {
-        return false;
-    }
     match psci::decode([x[0], x[1], x[2], x[3]]) {
+        // To `psci` the service's functions are none: what it does not know is looked at again.
+        Call::Answer(psci::result::NOT_SUPPORTED) if service::owns(x[0]) => false,
         Call::Answer(answer) => {
             x[0] = answer as u64;
             true

@@ -25,25 +25,21 @@ const LARGE_EFFORT: usize = 128;
 impl Memory {
     /// Ends a grace period if that is possible, and recycles a few blocks that are past theirs. For one who waits for
     /// frames to come back, where no CPU is idle.
-    pub fn reclaim_step(&self) {
-        if self.garbage.lock().frames() > 0 {
-            self.epoch.try_advance();
-            self.recycle();
-        }
+    /// Says whether it did either.
+    pub fn reclaim_step(&self) -> bool {
+        self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0))
     }
 
     /// Makes one bounded step of what is to be done in the background: ends grace periods, recycles
     /// what is past its own, keeps the table pool filled, zeroes at most 128 KiB. Says whether there
     /// is more to do. For idle CPUs, any number at a time.
     pub fn idle_step(&self) -> bool {
-        if self.garbage.lock().frames() > 0 {
-            let advanced = self.epoch.try_advance();
-            if self.recycle() > 0 || advanced {
-                return true;
-            }
-            // Some CPU is pinned. There may be other things to do.
-        }
-        self.grow_pool_early() || self.end_step() || self.scrub_pool() || self.scrub_step()
+        // Where some CPU is pinned, there may be other things to do.
+        self.reclaim_step()
+            || self.grow_pool_early()
+            || self.end_step()
+            || self.scrub_pool()
+            || self.scrub_step()
     }
 
     /// Says whether some memory is free, having looked for what no longer is retired. For one who waits for memory.
@@ -52,11 +48,7 @@ impl Memory {
             let free = self.free.lock();
             free.clean_frames() + free.dirty_frames() > 0
         };
-        is_free()
-            || self.garbage.lock().frames() > 0 && {
-                self.epoch.try_advance();
-                self.recycle() > 0 && is_free()
-            }
+        is_free() || self.reclaim_step() && is_free()
     }
 
     /// Makes one bounded step towards a zeroed block of 2 MiB, for one who needs it now and can come again: zeroes at
@@ -66,12 +58,11 @@ impl Memory {
         // What was split off last is on top of its list: the rest of the same block comes first.
         let dirty = self.free.lock().take(&self.table, order, Content::Dirty);
         if let Some(first) = dirty {
-            zero(first, order);
-            self.free.lock().insert(&self.table, first, order, Content::Clean);
+            self.scrub(first, order);
             return true;
         }
         // What is retired may be what is missing.
-        self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0))
+        self.reclaim_step()
     }
 
     /// Zeroes up to 128 KiB of free memory, if there is need. Says whether there was.
@@ -86,9 +77,14 @@ impl Memory {
                 .and_then(|order| Some((free.take(&self.table, order, Content::Dirty)?, order)))
         };
         let Some((first, order)) = taken else { return false };
+        self.scrub(first, order);
+        true
+    }
+
+    /// Zeroes a dirty block that is in hand, and puts it among the clean ones.
+    fn scrub(&self, first: Frame, order: Order) {
         zero(first, order);
         self.free.lock().insert(&self.table, first, order, Content::Clean);
-        true
     }
 
     /// Allocates where no zeroed block was ready: zeroes one, having brought it together from
@@ -116,10 +112,7 @@ impl Memory {
     /// Makes a step towards a block of `order`. Says whether there was one to make.
     fn gather_step(&self, order: Order) -> bool {
         // What is retired may be what is missing.
-        if self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0)) {
-            return true;
-        }
-        if self.end_step() {
+        if self.reclaim_step() || self.end_step() {
             return true;
         }
         let fragment = self.free.lock().smallest(Order::PAGE, Content::Dirty);

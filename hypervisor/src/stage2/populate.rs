@@ -57,20 +57,13 @@ impl Space<'_> {
     /// show that another CPU was here meanwhile; then a block that does not fit is given back, and
     /// a page, which does, is taken instead. Tables are reserved before anything is written.
     pub fn populate(&self, ipa: Ipa, largest: Order) -> Result<Populated, PopulateError> {
-        if !self.covers(ipa) {
-            return Err(PopulateError::Outside);
-        }
-        let level = match self.absent_level(ipa)? {
-            Found::Absent(level) => level,
-            Found::Mapped => return Ok(Populated::Already),
-            Found::Moving => return Ok(Populated::Moving),
-        };
-        let mut block = self.allocate(self.largest_fit(ipa, level, largest))?;
-        loop {
-            if let Some(done) = self.commit(ipa, block) {
-                return done;
+        match self.absent_level(ipa)? {
+            Found::Absent(level) => {
+                let block = self.allocate(self.largest_fit(ipa, level, largest))?;
+                self.commit_or_smaller(ipa, block)
             }
-            block = self.memory.allocate(Order::PAGE)?;
+            Found::Mapped => Ok(Populated::Already),
+            Found::Moving => Ok(Populated::Moving),
         }
     }
 
@@ -78,33 +71,27 @@ impl Space<'_> {
     /// it does a piece of the work and says [`Populated::Later`]. For a guest's fault, between two of which its
     /// interrupts come in.
     pub fn populate_step(&self, ipa: Ipa) -> Result<Populated, PopulateError> {
-        if !self.covers(ipa) {
-            return Err(PopulateError::Outside);
-        }
         let level = match self.absent_level(ipa)? {
             Found::Absent(level) => level,
             Found::Mapped => return Ok(Populated::Already),
             Found::Moving => return Ok(Populated::Moving),
         };
         let fit = self.largest_fit(ipa, level, Order::BLOCK_2M);
-        let ready = self.memory.allocate_ready(fit);
-        let mut block = match ready {
+        let block = match self.memory.allocate_ready(fit) {
             Ok(block) => block,
             Err(_) if fit > Order::PAGE && self.memory.prepare_block() => {
                 return Ok(Populated::Later);
             }
             Err(_) => self.memory.allocate(Order::PAGE)?,
         };
-        loop {
-            if let Some(done) = self.commit(ipa, block) {
-                return done;
-            }
-            block = self.memory.allocate(Order::PAGE)?;
-        }
+        self.commit_or_smaller(ipa, block)
     }
 
     /// Finds out whether `ipa` may be populated.
     fn absent_level(&self, ipa: Ipa) -> Result<Found, PopulateError> {
+        if !self.covers(ipa) {
+            return Err(PopulateError::Outside);
+        }
         let pin = self.memory.pin();
         let place = self.root(&pin).find(ipa);
         match place.leaf(ipa) {
@@ -143,6 +130,17 @@ impl Space<'_> {
             let mut smaller = smaller.filter(|&order| order < largest);
             smaller.find_map(|order| self.memory.allocate(order).ok()).ok_or(out)
         })
+    }
+
+    /// Maps `block` around `ipa`, or a page where it does not fit any more.
+    fn commit_or_smaller(&self, ipa: Ipa, block: Clean) -> Result<Populated, PopulateError> {
+        let mut block = block;
+        loop {
+            if let Some(done) = self.commit(ipa, block) {
+                return done;
+            }
+            block = self.memory.allocate(Order::PAGE)?;
+        }
     }
 
     /// Maps `block` around `ipa`, or gives it back; `None` where it does not fit there any more. (A
