@@ -140,6 +140,11 @@ impl System {
         self.guests.get(number)?.lock().clone()
     }
 
+    /// Says whether something of a guest of this number is there, which may not be among the guests yet, or any more.
+    pub fn is_number_taken(&self, guest: GuestId) -> bool {
+        self.numbers.load(Ordering::Acquire) >> guest.index() & 1 != 0
+    }
+
     /// Returns how many list registers each CPU has.
     #[inline(always)]
     pub fn list_registers(&self) -> usize {

@@ -208,6 +208,20 @@ impl Machine {
         })
     }
 
+    /// Turns the continuous audit off when it has completed `rounds`.
+    ///
+    /// # Errors
+    /// It found something, or does not get on.
+    pub fn end_continuous_audit(&mut self, rounds: u64) -> Outcome<Value> {
+        wait_until("rounds of the continuous audit", Duration::from_secs(120), || {
+            let answer = self.ask("audit continuous")?;
+            let clean = answer.get("clean") == Some(&Value::Bool(true));
+            ensure!(clean, "the continuous audit found: {answer}");
+            Ok((number(&answer, "rounds")? >= rounds).then_some(()))
+        })?;
+        self.ask("audit continuous off")
+    }
+
     /// Sets the target of a guest's memory.
     ///
     /// # Errors

@@ -66,6 +66,7 @@ fn half_a_gibibyte_to_and_fro_under_load_in_both() -> Outcome {
     for guest in ["east", "west"] {
         in_guest(&mut machine, guest, "load start 128")?;
     }
+    machine.ask("audit continuous on")?;
     for round in 1..=rounds() {
         for (from, to) in [("east", "west"), ("west", "east")] {
             let end = move_whole(&mut machine, HALF, from, to)
@@ -82,6 +83,8 @@ fn half_a_gibibyte_to_and_fro_under_load_in_both() -> Outcome {
         ensure!(check.contains("load: intact"), "{guest}: {check}");
         in_guest(&mut machine, guest, "load stop")?;
     }
+    let audited = machine.end_continuous_audit(10)?;
+    println!("all the while: {audited}");
     machine.audit_at_rest(2)?;
     for guest in ["east", "west"] {
         machine.show(guest)?;

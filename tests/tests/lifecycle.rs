@@ -162,6 +162,7 @@ fn guests_that_come_and_go_leave_nothing() -> Outcome {
     is_gone(&mut machine, "calls")?;
     is_gone(&mut machine, "balloon")?;
     let before = footprint(&mut machine)?;
+    machine.ask("audit continuous on")?;
     for round in 0..rounds {
         let (kind, name) = (["calls", "balloon"][round as usize % 2], format!("guest{round}"));
         machine.ask(&format!("create {kind} as {name}"))?;
@@ -176,6 +177,7 @@ fn guests_that_come_and_go_leave_nothing() -> Outcome {
         machine.ask(&format!("destroy {name}"))?;
         is_gone(&mut machine, &name)?;
     }
+    machine.end_continuous_audit(3)?;
     machine.audit_at_rest(0)?;
     // At least: what was gone from the list before the first look may still have been on its way out.
     wait_until("what was there before is there again", COMMAND, || {

@@ -104,8 +104,11 @@ fn dump_the_restless(machine: &mut Machine, time: Duration) -> Outcome<u64> {
 #[test]
 fn dumps_of_a_restless_guest_say_what_is() -> Outcome {
     let mut machine = restless("restless", "sluice")?;
+    machine.ask("audit continuous on")?;
     let dumps = dump_the_restless(&mut machine, Duration::from_secs(10))?;
     ensure!(dumps > 20, "only {dumps} dumps");
+    let audited = machine.end_continuous_audit(20)?;
+    println!("all the while: {audited}");
     let epoch = machine.ask("epoch")?;
     ensure!(number(&epoch, "retired_ever")? > 10_000, "little was retired: {epoch}");
     machine.audit()?;

@@ -367,6 +367,18 @@ impl FrameTable {
         Covers { regions: &self.regions, next: 0 }
     }
 
+    /// Goes on as [`FrameTable::iter`] does, from `frame`: 0, or where a block ended that was given before, however long
+    /// ago.
+    pub fn iter_from(&self, frame: Frame) -> Covers<'_> {
+        let ends_above = |region: &Region| {
+            u64::from(region.first) + region.records.len() as u64 > u64::from(frame.number())
+        };
+        let skipped = self.regions.iter().position(ends_above).unwrap_or(self.regions.len());
+        let regions = self.regions.get(skipped..).unwrap_or_default();
+        let first = regions.first().map_or(0, |region| region.first);
+        Covers { regions, next: frame.number().saturating_sub(first) as usize }
+    }
+
     /// Returns the record of `frame`; `None` where there is no memory.
     #[inline(always)]
     pub(super) fn get(&self, frame: Frame) -> Option<&'static Record> {

@@ -48,8 +48,6 @@ pub struct Unlinked<'s> {
     memory: &'s Memory,
     frames: Chain,
     trees: Trees,
-    /// All that the trees covered, and what lies between.
-    trees_in: Option<IpaRange>,
     flush: FlushSet,
 }
 
@@ -57,7 +55,7 @@ impl<'s> Unlinked<'s> {
     /// Makes an empty one.
     pub(crate) fn new(memory: &'s Memory) -> Self {
         let flush = FlushSet::new();
-        Self { memory, frames: Chain::new(), trees: Trees::new(), trees_in: None, flush }
+        Self { memory, frames: Chain::new(), trees: Trees::new(), flush }
     }
 
     /// Adds the page or block of `order` at `first`, which one entry mapped at `at`.
@@ -89,11 +87,7 @@ impl<'s> Unlinked<'s> {
     pub(crate) fn tree(&mut self, table: Pa, level: Level, at: IpaRange) {
         debug_assert!(self.has_room_for_tree(), "the edit looks before it unlinks a tree");
         self.trees.push(table, level);
-        self.flush.add_table(at.clone());
-        self.trees_in = Some(match self.trees_in.take() {
-            Some(all) => all.start.min(at.start)..all.end.max(at.end),
-            None => at,
-        });
+        self.flush.add_table(at);
     }
 
     /// Adds the page or block of `order` at `first`, which no TLB knows: it was broken and flushed before.
@@ -114,11 +108,10 @@ impl<'s> Unlinked<'s> {
     /// Removes all of it from the TLBs, for the guest that `vttbr` names. When this returns, no CPU
     /// reads or writes any of it for the guest. `removing` is told when all of it is retired.
     pub(crate) fn flush(self, vttbr: u64, removing: &'s Removing) -> Flushed<'s> {
-        let Self { memory, frames, trees, trees_in, flush } = self;
-        let had_trees = trees_in.is_some();
-        removing.begin(trees_in);
+        let Self { memory, frames, trees, flush } = self;
+        removing.begin();
         flush.flush(vttbr);
-        Flushed { memory, frames, trees, harvest: None, removing, had_trees }
+        Flushed { memory, frames, trees, harvest: None, removing }
     }
 }
 
@@ -130,8 +123,6 @@ pub struct Flushed<'s> {
     trees: Trees,
     harvest: Option<Harvest>,
     removing: &'s Removing,
-    /// Whether `removing` was told of trees.
-    had_trees: bool,
 }
 
 /// How far [`Flushed::retire_some`] got.
@@ -182,7 +173,7 @@ impl<'s> Flushed<'s> {
         if self.harvest.is_some() || self.trees.count > 0 {
             return None;
         }
-        self.removing.end(self.had_trees);
+        self.removing.end();
         Some(grace)
     }
 }

@@ -11,17 +11,15 @@ use super::report::{Column, Format, Report, Value};
 use super::top::Top;
 use super::transfer::Reclaim;
 use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
-use crate::audit::{self, Finding};
 use crate::guest::{Guest, Stop};
 use crate::logger::{self, microseconds};
 use crate::mem::Use;
-use crate::stage2::{Level, Mark, Run, Space, What};
+use crate::stage2::{Level, Mark, Run, What};
 use crate::system::System;
 use crate::{arch, console, heap};
 use aarch64_paging::descriptor::Stage2Attributes;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::Ordering;
 
@@ -95,7 +93,8 @@ fn run(
             tables(guest, range, report);
         }),
         Command::Epoch => epoch(system, report),
-        Command::Audit => audit(system, report),
+        Command::Audit => super::audit::audit(system, report),
+        Command::AuditContinuous(on) => super::audit::continuous(system, on, report),
         Command::Log(lines) => log(lines, report),
         Command::LogLevel(level) => {
             log::set_max_level(level);
@@ -415,29 +414,6 @@ fn epoch(system: &'static System, report: &mut Report<'_>) {
     report.value("expired", Value::Number(retired.expired));
     report.value("retired_ever", Value::Number(retired.total));
     report.value("longest_grace_us", Value::Number(microseconds(retired.longest)));
-}
-
-fn audit(system: &'static System, report: &mut Report<'_>) {
-    const FINDINGS: &[Column] = &[("finding", 0)];
-    let guests: Vec<Arc<Guest>> = system.guests().collect();
-    let spaces: Vec<&Space<'_>> = guests.iter().map(|guest| &guest.space).collect();
-    let found = audit::audit(system.memory(), &spaces);
-    let lost = system.memory().counts().in_hand();
-    report.value("clean", Value::Flag(found.is_clean()));
-    report.value("leaves", Value::Number(found.leaves));
-    report.value("tables", Value::Number(found.tables));
-    report.value("blocks", Value::Number(found.blocks));
-    report.value("suspected", Value::Number(found.suspected));
-    report.value("unsettled", Value::Number(found.unsettled));
-    report.value("guests_counted", Value::Number(found.counted));
-    report.value("in_hand", Value::Number(lost));
-    report.value("findings", Value::Number(found.findings));
-    report.table("first", FINDINGS);
-    for finding in found.first.iter().flatten() {
-        let finding: &Finding = finding;
-        let text = alloc::format!("{finding:?}");
-        report.row(&[Value::Text(&text)]);
-    }
 }
 
 fn log(lines: usize, report: &mut Report<'_>) {

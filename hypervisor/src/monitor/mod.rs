@@ -2,6 +2,8 @@
 //! [`mod@line`] is what is being typed.
 
 #[cfg(target_os = "none")]
+mod audit;
+#[cfg(target_os = "none")]
 mod balance;
 #[cfg(target_os = "none")]
 mod bench;

@@ -22,6 +22,8 @@ pub enum Command<'a> {
     Epoch,
     /// The audit.
     Audit,
+    /// The audit that goes on: turned on or off, or shown.
+    AuditContinuous(Option<bool>),
     /// The last lines of the log.
     Log(usize),
     /// What is logged from now on.
@@ -125,7 +127,11 @@ pub static VERBS: &[Verb] = &[
         "dump a guest's tables; a range as 0x40000000+16M or 0x40000000-0x41000000",
     ),
     verb("epoch", "", "show the epoch, each CPU's state, and what is retired"),
-    verb("audit", "", "compare the frame table with all tables of all guests"),
+    verb(
+        "audit",
+        "[continuous [on|off]]",
+        "compare the frame table with all tables of all guests, once or for ever",
+    ),
     verb(
         "log",
         "[lines] | level <level>",
@@ -372,7 +378,16 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
             Command::Tables(guest, range.transpose()?)
         }
         "epoch" => Command::Epoch,
-        "audit" => Command::Audit,
+        "audit" => match (words.next(), words.next()) {
+            (None, _) => Command::Audit,
+            (Some("continuous"), None) => Command::AuditContinuous(None),
+            (Some("continuous"), Some("on")) => Command::AuditContinuous(Some(true)),
+            (Some("continuous"), Some("off")) => Command::AuditContinuous(Some(false)),
+            (Some("continuous"), Some(word)) => return Err(wrong(word, "neither on nor off")),
+            (Some(word), _) => {
+                return Err(wrong(word, "write: audit, or: audit continuous [on|off]"));
+            }
+        },
         "log" => match words.next() {
             None => Command::Log(20),
             Some("level") => {
@@ -503,6 +518,9 @@ mod tests {
         assert_eq!(parse("  memory "), Ok(Command::Memory));
         let moved = Command::Move(512 << 20, "db", "web");
         assert_eq!(parse("move 512M from db to web"), Ok(moved));
+        assert_eq!(parse("audit"), Ok(Command::Audit));
+        assert_eq!(parse("audit continuous"), Ok(Command::AuditContinuous(None)));
+        assert_eq!(parse("audit continuous on"), Ok(Command::AuditContinuous(Some(true))));
         assert_eq!(parse("balance"), Ok(Command::Balance(Balance::Show)));
         assert_eq!(parse("balance on"), Ok(Command::Balance(Balance::Switch(true))));
         assert_eq!(parse("balance log 3"), Ok(Command::Balance(Balance::Log(3))));
@@ -539,6 +557,8 @@ mod tests {
             assert_eq!(usage(line), Some("move"), "{line}");
         }
         assert_eq!(usage("balance maybe"), Some("balance"));
+        assert_eq!(usage("audit for ever"), Some("audit"));
+        assert_eq!(usage("audit continuous maybe"), Some("audit"));
         assert_eq!(usage("create linux two"), Some("create"));
         assert_eq!(usage("create linux as"), Some("create"));
         assert_eq!(usage("create linux as two three"), Some("create"));

@@ -3,6 +3,7 @@
 use super::choice::Turn;
 use crate::arch::cpu::{self, CpuId};
 use crate::arch::{gic, time};
+use crate::audit::switch;
 use crate::exit::{self, Next};
 use crate::govern;
 use crate::guest::Guest;
@@ -179,7 +180,7 @@ impl Cpu {
 
     /// Returns when this CPU must look at the monitor's jobs, in ticks, having given guests a turn.
     fn jobs_due(&self) -> u64 {
-        match job::due().min(govern::due()) {
+        match job::due().min(govern::due()).min(switch::due()) {
             _ if self.id == CpuId::FIRST && self.system.is_life_going_on() => {
                 time::now() + time::frequency() / TURNS_A_SECOND
             }
@@ -192,6 +193,7 @@ impl Cpu {
     /// Does what is due of the monitor's jobs, for a turn.
     fn step_jobs(&mut self) {
         govern::step(self.system);
+        switch::step(self.system);
         let end = time::now() + time::frequency() / TURNS_A_SECOND;
         while job::step(self.system) && time::now() < end {
             if exit::interrupts::take(self.system, self.loaded.as_mut()) {

@@ -5,6 +5,7 @@ use super::regime::{GuestStage2, Tables};
 use super::vmid::Vmid;
 use super::walk::{Absent, Leaf, Table};
 use crate::addr::{Frame, Ipa, IpaRange, Pa};
+use crate::arch;
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Lock, Ordering, fence};
@@ -14,6 +15,9 @@ use core::mem::ManuallyDrop;
 
 /// The size of a guest's address space in bits: what stage 2 resolves from one table of level 1.
 pub const IPA_BITS: u32 = 39;
+
+/// How often a look is tried anew when an edit came in between: an edit is over in a few hundred instructions.
+const TRIES: usize = 64;
 
 /// A guest's stage 2.
 ///
@@ -220,15 +224,20 @@ impl<'m> Space<'m> {
         (edits.is_multiple_of(2) && over && self.removing.is_over()).then_some(edits)
     }
 
-    /// Runs `check` while nothing is edited. For the audit, to look twice at what it suspects.
-    pub(crate) fn settled<R>(&self, check: impl FnOnce(Table<'_>) -> R) -> R {
-        let _writer = self.writer.lock();
-        check(self.root_for_edit())
-    }
-
-    /// Says whether the frames of `ipa` may still be on their way out of detached tables.
-    pub(crate) fn is_removing(&self, ipa: Ipa) -> bool {
-        self.removing.contains(ipa)
+    /// Runs `look` until nothing was edited while it ran, and returns what it saw then, which was so at one moment.
+    /// `None` where there was always something, in a bounded number of tries. Takes no lock.
+    pub(crate) fn between_edits<R>(&self, mut look: impl FnMut(Table<'_>) -> R) -> Option<R> {
+        for _ in 0..TRIES {
+            if let Some(before) = self.edition() {
+                let pin = self.memory.pin();
+                let seen = look(self.root(&pin));
+                if self.edition() == Some(before) {
+                    return Some(seen);
+                }
+            }
+            arch::cpu::relax();
+        }
+        None
     }
 }
 
@@ -246,55 +255,27 @@ impl Drop for Space<'_> {
     }
 }
 
-/// What was removed from a space and is not retired yet. Its frames still count as the guest's, and
-/// those below detached tables, which are retired in bounded steps, have records that still name
-/// it.
-pub(crate) struct Removing {
-    /// Removals that are not retired.
-    count: AtomicU64,
-    /// What the detached tables of such removals covered, and how many removals these are.
-    trees: Lock<Option<(IpaRange, u32)>>,
-}
+/// How many removals of a space are not retired yet. Their frames still count as the guest's, and those below detached
+/// tables, which are retired in bounded steps, have records that still name it.
+pub(crate) struct Removing(AtomicU64);
 
 impl Removing {
     const fn new() -> Self {
-        Self { count: AtomicU64::new(0), trees: Lock::new(None) }
+        Self(AtomicU64::new(0))
     }
 
-    /// Notes that a removal has begun, of detached tables that covered `trees_in`. Under the writer
-    /// lock.
-    pub(crate) fn begin(&self, trees_in: Option<IpaRange>) {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        if let Some(range) = trees_in {
-            let mut trees = self.trees.lock();
-            *trees = Some(match trees.take() {
-                Some((all, count)) => {
-                    (all.start.min(range.start)..all.end.max(range.end), count.saturating_add(1))
-                }
-                None => (range, 1),
-            });
-        }
+    /// Notes that a removal has begun. Under the writer lock.
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Notes that a removal is retired.
-    pub(crate) fn end(&self, had_trees: bool) {
-        if had_trees {
-            let mut trees = self.trees.lock();
-            *trees = match trees.take() {
-                Some((all, count)) if count > 1 => Some((all, count - 1)),
-                _ => None,
-            };
-        }
-        self.count.fetch_sub(1, Ordering::SeqCst);
+    pub(crate) fn end(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Says whether nothing is being removed.
-    pub(crate) fn is_over(&self) -> bool {
-        self.count.load(Ordering::SeqCst) == 0
-    }
-
-    /// Says whether `ipa` lies in detached tables that are not retired yet, or between two such.
-    pub(crate) fn contains(&self, ipa: Ipa) -> bool {
-        self.trees.lock().as_ref().is_some_and(|(range, _)| range.contains(&ipa))
+    fn is_over(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 0
     }
 }

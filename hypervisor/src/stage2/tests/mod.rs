@@ -2,6 +2,7 @@
 
 mod accessed;
 mod basic;
+mod continuous;
 mod evacuate;
 mod hardware;
 mod operations;

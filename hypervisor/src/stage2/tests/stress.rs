@@ -11,6 +11,8 @@ use super::*;
 use crate::addr::PAGE_SIZE;
 use crate::arch::cpu::{self, CpuId};
 use crate::arch::tlb;
+use crate::audit::Asked;
+use crate::audit::continuous::Continuous;
 use crate::mem::Order;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -142,7 +144,8 @@ fn guests_see_their_own_memory_while_it_moves() {
     let stop = AtomicBool::new(false);
     let audits = AtomicU64::new(0);
     let counted = AtomicU64::new(0);
-    let stop = &stop;
+    let round = AtomicU64::new(0);
+    let (stop, round) = (&stop, &round);
     let [one, two] = &spaces;
     std::thread::scope(|scope| {
         for (index, space) in spaces.iter().enumerate() {
@@ -161,7 +164,21 @@ fn guests_see_their_own_memory_while_it_moves() {
             audits.fetch_add(1, Ordering::Relaxed);
             counted.fetch_add(report.counted, Ordering::Relaxed);
         }));
-        scope.spawn(worker(stop, 6, |_| {
+        let mut rounds = Continuous::new();
+        scope.spawn(worker(stop, 6, move |_| {
+            let mut found = rounds.step(memory, &|guest, look| {
+                let Some(space) = [one, two].into_iter().find(|space| space.guest() == guest)
+                else {
+                    return Asked::Nobody;
+                };
+                look(space);
+                Asked::Looked
+            });
+            assert_eq!(found.next(), None);
+            drop(found);
+            round.store(rounds.rounds(), Ordering::Relaxed);
+        }));
+        scope.spawn(worker(stop, 7, |_| {
             if !memory.idle_step() {
                 std::thread::yield_now();
             }
@@ -172,7 +189,7 @@ fn guests_see_their_own_memory_while_it_moves() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    println!("{audits:?} audits, counters compared {counted:?} times");
+    println!("{audits:?} audits, counters compared {counted:?} times, {round:?} continuous rounds");
     assert!(audits.into_inner() > 0);
     for space in &spaces {
         assert_eq!(tlb::check(space.vttbr()), Ok(()));

@@ -115,8 +115,8 @@ fn an_audit_among_pages_that_become_a_block_raises_no_alarm() {
     let (memory, space) = space(64 << 20, BLOCK_1G);
     space.populate(at(0), Order::BLOCK_2M).unwrap();
     space.split_block(at(0)).unwrap();
-    let mut report = Report::default();
-    let mut walk = TableWalk::new();
+    let mut report = Report::NOTHING;
+    let mut walk = TableWalk::new(&space);
     assert!(walk.step(memory, &space, &mut report), "512 pages are more than one step");
     space.coalesce(at(0)).expect("its pages lie together").retire();
     while walk.step(memory, &space, &mut report) {}
