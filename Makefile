@@ -81,6 +81,10 @@ $(eval $(call IMAGE,sluice-no-grace,sluice,target$(comma)no-grace))
 $(eval $(call IMAGE,sluice-no-tlbi,sluice,target$(comma)no-tlbi$(comma)fault-injection))
 $(eval $(call IMAGE,sluice-no-scrub,sluice,target$(comma)no-scrub))
 
+# Sluice that measures its epoch scheme, and one that does without pins.
+$(eval $(call IMAGE,sluice-scheme,sluice,target$(comma)scheme))
+$(eval $(call IMAGE,sluice-no-pin,sluice,target$(comma)no-pin))
+
 # Sluice that counts what it does to tables and TLBs, for the benchmarks.
 $(eval $(call IMAGE,sluice-tally,sluice,target$(comma)tally))
 
@@ -116,7 +120,8 @@ run: build
 demo: build
 	@target/release/demo
 
-bench: build build/guest-stub.img build/sluice-tally.img build/count-1.so build/count-2.so
+bench: build build/guest-stub.img build/sluice-tally.img build/sluice-scheme.img build/sluice-no-pin.img \
+		build/count-1.so build/count-2.so
 	@target/release/bench
 
 IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img \

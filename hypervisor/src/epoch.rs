@@ -156,6 +156,9 @@ impl Epoch {
     #[inline]
     pub fn pin(&self, cpu: CpuId) -> Pin<'_> {
         let own = self.record(cpu);
+        if cfg!(feature = "no-pin") {
+            return Pin { own, not_send: PhantomData };
+        }
         let state = own.state.load(Ordering::Relaxed);
         if state & PINS != 0 {
             // Nested: the outer pin's announcement is older, and so protects more.
@@ -264,6 +267,9 @@ impl Default for Epoch {
 impl Drop for Pin<'_> {
     #[inline]
     fn drop(&mut self) {
+        if cfg!(feature = "no-pin") {
+            return;
+        }
         let state = self.own.state.load(Ordering::Relaxed);
         // Release: pairs with the acquire fence of `try_advance`.
         self.own.state.store(state - 1, ordering(Edge::UnpinRelease, Ordering::Release));

@@ -369,6 +369,8 @@ impl System {
 
     /// Does a bounded piece of what `cpu` can do while no vCPU has need of it. Says whether there is more.
     pub fn background(&'static self, cpu: CpuId) -> bool {
+        #[cfg(feature = "scheme")]
+        crate::monitor::crowd::join(cpu);
         let _ = cpu;
         self.memory.idle_step()
     }

@@ -1,8 +1,15 @@
 //! `bench`: what operations cost at EL2, in ticks of the counter. Under QEMU's `-icount` a tick is so many
 //! instructions.
 
+#[cfg(feature = "scheme")]
+pub mod crowd;
 mod offline;
+#[cfg(feature = "scheme")]
+mod scheme;
+#[cfg(feature = "scheme")]
+mod turns;
 
+use super::parse::Bench;
 use super::report::{Column, Report, Value};
 use crate::addr::{BLOCK_1G, BLOCK_2M, Ipa, IpaRange, PAGE_SIZE};
 use crate::arch::time;
@@ -22,8 +29,28 @@ fn timed(report: &mut Report<'_>, name: &str, count: u64, mut operation: impl Fn
     report.row(&[Value::Text(name), Value::Number(count), Value::Number(ticks)]);
 }
 
-/// Measures what is quick, and moving memory into and out of the first guest's region for hot-plug.
-pub(super) fn bench(system: &'static System, report: &mut Report<'_>) {
+/// Measures what is asked for, with the first guest.
+pub(super) fn bench(system: &'static System, what: Bench, report: &mut Report<'_>) {
+    let Some(guest) = system.guests().next() else {
+        return report.error(format_args!("there is no guest to measure with"), None);
+    };
+    let memory = system.memory();
+    match what {
+        Bench::All => {
+            operations(memory, &guest, report);
+            offline::offline(memory, &guest, report);
+            hotplug(memory, &guest, report);
+        }
+        Bench::Operations => operations(memory, &guest, report),
+        Bench::Offline => offline::offline(memory, &guest, report),
+        Bench::Hotplug => hotplug(memory, &guest, report),
+        #[cfg(feature = "scheme")]
+        Bench::Scheme => scheme::scheme(system, &guest, report),
+    }
+}
+
+/// Measures what is quick.
+fn operations(memory: &Memory, guest: &Guest, report: &mut Report<'_>) {
     const BENCHES: &[Column] = &[("name", 24), ("count", 8), ("ticks", 10)];
     const COUNT: u64 = 1000;
     report.table("benches", BENCHES);
@@ -31,20 +58,28 @@ pub(super) fn bench(system: &'static System, report: &mut Report<'_>) {
         core::hint::black_box(());
     });
     timed(report, "pin and unpin", COUNT, || {
-        core::hint::black_box(&system.memory().pin());
+        core::hint::black_box(&memory.pin());
     });
-    let Some(guest) = system.guests().next() else { return };
     let ipa = guest.config.placement.kernel;
     timed(report, "walk", COUNT, || {
-        let pin = system.memory().pin();
+        let pin = memory.pin();
         let _ = core::hint::black_box(guest.space.translate(&pin, ipa));
     });
     timed(report, "guest read, 16 bytes", COUNT, || {
         let mut bytes = [0; 16];
         let _ = core::hint::black_box(guest.space.read(ipa, &mut bytes));
     });
-    offline::offline(system.memory(), &guest, report);
-    hotplug(system.memory(), &guest, report);
+}
+
+/// Zeroes until that much is ready in blocks of 2 MiB and more, which idle CPUs do in earnest. Says whether it is; not,
+/// where less is kept so (`zeroed=` on the command line).
+fn wait_for_clean(memory: &Memory, bytes: u64) -> bool {
+    while memory.counts().clean_large * PAGE_SIZE < bytes {
+        if !memory.idle_step() {
+            return false;
+        }
+    }
+    true
 }
 
 /// How much is added in one call: what is as large as it can be, and what is to be mapped by smaller blocks.
@@ -135,15 +170,12 @@ fn hotplug(memory: &Memory, guest: &Guest, report: &mut Report<'_>) {
             if (by_pages && bytes > MOST_BY_PAGES) || (piece != u64::MAX && bytes <= piece) {
                 continue;
             }
-            // What is ready is made so by idle CPUs in earnest; here it is waited for.
             // A gigabyte more, since what is zeroed may begin and end within blocks of that size.
-            while memory.counts().clean_large * PAGE_SIZE < bytes + BLOCK_1G {
-                if !memory.idle_step() {
-                    return report.remark(format_args!(
-                        "{} are not kept zeroed: give zeroed=<size> on the command line",
-                        Value::Size(bytes)
-                    ));
-                }
+            if !wait_for_clean(memory, bytes + BLOCK_1G) {
+                return report.remark(format_args!(
+                    "{} are not kept zeroed: give zeroed=<size> on the command line",
+                    Value::Size(bytes)
+                ));
             }
             let range = region.start..Ipa::new(region.start.as_u64() + bytes);
             let mut cost = Cost::default();

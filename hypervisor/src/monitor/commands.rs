@@ -116,7 +116,7 @@ fn run(
             jobs => report.value("cancelled", Value::Number(jobs as u64)),
         },
         Command::Counters => counters(system, report),
-        Command::Bench => super::bench::bench(system, report),
+        Command::Bench(what) => super::bench::bench(system, what, report),
         Command::Create(name, alias) => {
             lifecycle::create(system, name, alias.unwrap_or(name), report);
         }

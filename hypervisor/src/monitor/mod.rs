@@ -29,5 +29,7 @@ mod top;
 #[cfg(target_os = "none")]
 mod transfer;
 
+#[cfg(all(target_os = "none", feature = "scheme"))]
+pub use bench::crowd;
 #[cfg(target_os = "none")]
 pub use commands::execute;

@@ -70,8 +70,8 @@ pub enum Command<'a> {
     Cancel(Option<u64>),
     /// The counters of this machine.
     Counters,
-    /// What small operations at EL2 cost.
-    Bench,
+    /// What operations at EL2 cost.
+    Bench(Bench),
     /// Ends the machine.
     Quit,
 }
@@ -85,6 +85,22 @@ pub enum Balance {
     Switch(bool),
     /// The last so many decisions.
     Log(usize),
+}
+
+/// What is to be measured.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Bench {
+    /// What every build can measure.
+    All,
+    /// A pin, a walk, a read of a guest's memory.
+    Operations,
+    /// Emptying memory.
+    Offline,
+    /// Adding and removing memory.
+    Hotplug,
+    /// The epoch scheme, beside a lock.
+    #[cfg(feature = "scheme")]
+    Scheme,
 }
 
 /// A command's name and use.
@@ -140,8 +156,8 @@ pub static VERBS: &[Verb] = &[
     verb("counters", "", "show counters: exits of each vCPU, the heap"),
     verb(
         "bench",
-        "",
-        "time a pin, a walk and a read of a guest's memory at EL2, in ticks of the counter",
+        "[operations | offline | hotplug]",
+        "time what is done at EL2, in ticks of the counter: small operations, emptying, adding and removing memory",
     ),
     verb(
         "offline",
@@ -429,7 +445,15 @@ pub fn parse(line: &str) -> Result<Command<'_>, ParseError<'_>> {
         }),
         "top" => Command::Top,
         "counters" => Command::Counters,
-        "bench" => Command::Bench,
+        "bench" => Command::Bench(match words.next() {
+            None => Bench::All,
+            Some("operations") => Bench::Operations,
+            Some("offline") => Bench::Offline,
+            Some("hotplug") => Bench::Hotplug,
+            #[cfg(feature = "scheme")]
+            Some("scheme") => Bench::Scheme,
+            Some(word) => return Err(wrong(word, "this is not measured")),
+        }),
         "offline" | "online" | "poison" | "owner" => {
             let word = words.next().ok_or(wrong("", "which physical memory?"))?;
             let range = pa_range(word).ok_or(wrong(word, NOT_A_RANGE))?;
@@ -525,6 +549,8 @@ mod tests {
         assert_eq!(parse("balance on"), Ok(Command::Balance(Balance::Switch(true))));
         assert_eq!(parse("balance log 3"), Ok(Command::Balance(Balance::Log(3))));
         assert_eq!(parse("log level debug"), Ok(Command::LogLevel(LevelFilter::Debug)));
+        assert_eq!(parse("bench"), Ok(Command::Bench(Bench::All)));
+        assert_eq!(parse("bench hotplug"), Ok(Command::Bench(Bench::Hotplug)));
         let range = Pa::new(0x4000_0000)..Pa::new(0x5000_0000);
         assert_eq!(parse("offline 0x40000000+256M"), Ok(Command::Offline(range)));
         assert_eq!(parse("owner 0x40000123"), Ok(Command::Owner(Pa::new(0x4000_0123))));
@@ -559,6 +585,7 @@ mod tests {
         assert_eq!(usage("balance maybe"), Some("balance"));
         assert_eq!(usage("audit for ever"), Some("audit"));
         assert_eq!(usage("audit continuous maybe"), Some("audit"));
+        assert_eq!(usage("bench everything"), Some("bench"));
         assert_eq!(usage("create linux two"), Some("create"));
         assert_eq!(usage("create linux as"), Some("create"));
         assert_eq!(usage("create linux as two three"), Some("create"));

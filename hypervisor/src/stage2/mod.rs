@@ -17,6 +17,8 @@ mod flush;
 mod give_back;
 mod guest_memory;
 mod harvest;
+#[cfg(any(feature = "scheme", all(test, not(loom))))]
+mod locked;
 mod populate;
 mod regime;
 mod space;
@@ -32,6 +34,8 @@ pub use descriptor::{Level, Mark};
 pub use dump::{Run, What};
 pub use evacuate::{BATCH, Move, MoveError, Moved, TablesMoved, copy_piece};
 pub use guest_memory::AccessError;
+#[cfg(feature = "scheme")]
+pub use locked::{ReadWriteLock, Reading, Writing};
 pub use populate::{PopulateError, Populated};
 pub use space::{IPA_BITS, Space, SpaceError};
 pub use take::{Pages, TakeError, Taken};

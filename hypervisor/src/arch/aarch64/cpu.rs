@@ -146,6 +146,13 @@ pub fn relax() {
     core::hint::spin_loop();
 }
 
+/// Says that this CPU only waits for others (YIELD): an emulator that runs one CPU at a time goes on to the next.
+#[cfg(feature = "scheme")]
+pub fn give_turn() {
+    // SAFETY: a hint changes no state.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) }
+}
+
 /// Waits until an interrupt is pending. Interrupts stay masked: the caller looks for them.
 pub fn wait_for_interrupt() {
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);

@@ -42,7 +42,7 @@ struct Row {
 
 fn measure(image: &str) -> Outcome<Vec<Row>> {
     let mut machine = machine(image)?;
-    let answer = machine.control()?.ask_within("bench", PATIENCE)?;
+    let answer = machine.control()?.ask_within("bench hotplug", PATIENCE)?;
     rows(&answer, "hotplug")?
         .iter()
         .map(|row| {

@@ -6,6 +6,7 @@
 
 mod hotplug;
 mod offline;
+mod scheme;
 
 use std::fs;
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         ("memory", memory),
         ("hotplug", hotplug::hotplug),
         ("offline", offline::offline),
+        ("scheme", scheme::scheme),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let mut status = ExitCode::SUCCESS;
@@ -83,7 +85,8 @@ fn operations() -> Outcome {
             Plan::new(&format!("bench-{model}"), &[guest])?.cpu(model).counting().start()?;
         machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
         let said = machine.console.all();
-        let measured: Vec<(&str, f64)> = said.lines().filter_map(measurement).collect();
+        let measured: Vec<(&str, f64)> =
+            said.lines().filter_map(|said| measurement(said, TICK)).collect();
         ensure!(!measured.is_empty(), "the stub measured nothing");
         let empty =
             measured.iter().find(|(name, _)| *name == "empty").map_or(0.0, |(_, cost)| *cost);
@@ -108,7 +111,7 @@ fn within() -> Outcome {
         .append("when-off=stay")
         .counting()
         .start()?;
-    let answer = machine.control()?.ask_any("bench")?;
+    let answer = machine.control()?.ask_any("bench operations")?;
     if answer.get("error").is_some() {
         println!("  at EL2 (pin and unpin, guest memory): this build has no command `bench`");
         return Ok(());
@@ -122,13 +125,13 @@ fn within() -> Outcome {
     Ok(())
 }
 
-/// Reads `bench <name> <iterations> <ticks>` as the name and instructions an operation.
-fn measurement(line: &str) -> Option<(&str, f64)> {
+/// Reads `bench <name> <iterations> <ticks>` as the name and instructions an operation, of `tick` instructions a tick.
+fn measurement(line: &str, tick: f64) -> Option<(&str, f64)> {
     let mut words = line.trim().strip_prefix("bench ")?.split_whitespace();
     let name = words.next()?;
     let iterations: f64 = words.next()?.parse().ok()?;
     let ticks: f64 = words.next()?.parse().ok()?;
-    (iterations > 0.0).then_some((name, ticks * TICK / iterations))
+    (iterations > 0.0).then_some((name, ticks * tick / iterations))
 }
 
 /// One Linux guest as large as the machine that it is compared with.

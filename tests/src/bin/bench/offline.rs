@@ -29,7 +29,7 @@ fn measure(image: &str) -> Outcome<Vec<Row>> {
         .counting()
         .start()?;
     machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
-    let answer = machine.control()?.ask_within("bench", PATIENCE)?;
+    let answer = machine.control()?.ask_within("bench offline", PATIENCE)?;
     if let Some(error) = answer.get("error") {
         return Err(Failure::new(format!("the monitor's bench: {error}")));
     }
