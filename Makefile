@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test check bench build setup clean FORCE
+.PHONY: help run demo test check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -40,6 +40,7 @@ help:
 	@echo 'make test     every test there is'
 	@echo 'make check    formatting, clippy for host and target, documentation'
 	@echo 'make bench    what things cost, in instructions'
+	@echo 'make trace    a whole run with all that was done to tables and TLBs: recorded, checked, rendered'
 	@echo 'make build    the image and the default guest bundle, in build/'
 	@echo 'make clean    remove what was built, not what was downloaded'
 	@echo
@@ -88,6 +89,12 @@ $(eval $(call IMAGE,sluice-no-pin,sluice,target$(comma)no-pin))
 # Sluice that counts what it does to tables and TLBs, for the benchmarks.
 $(eval $(call IMAGE,sluice-tally,sluice,target$(comma)tally))
 
+# Sluice that records what it does to tables, TLBs and frames (docs/trace.md).
+$(eval $(call IMAGE,sluice-trace,sluice,target$(comma)trace))
+# The same with a mistake in it, of which the trace must tell.
+$(foreach mistake,no-grace no-tlbi no-scrub,\
+	$(eval $(call IMAGE,sluice-trace-$(mistake),sluice,target$(comma)trace$(comma)$(mistake))))
+
 $(PACK): FORCE
 	@cargo build --locked --quiet --release --package sluice-tests --bins
 
@@ -125,7 +132,17 @@ bench: build build/guest-stub.img build/sluice-tally.img build/sluice-scheme.img
 	@target/release/bench
 
 IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img \
-	build/sluice-no-scrub.img
+	build/sluice-no-scrub.img build/sluice-trace.img build/sluice-trace-no-grace.img \
+	build/sluice-trace-no-tlbi.img build/sluice-trace-no-scrub.img
+
+# A whole run of Linux: its trace, checked, and rendered for others to check. TRACE_CPU=max has range TLBIs.
+TRACE_CPU ?= cortex-a72
+TRACE := build/trace/$(TRACE_CPU)
+trace: build build/sluice-trace.img
+	@target/release/trace run $(TRACE).trace $(TRACE_CPU)
+	@target/release/trace check $(TRACE).trace
+	@target/release/trace text $(TRACE).trace $(TRACE).txt
+	@target/release/trace casemate $(TRACE).trace $(TRACE).casemate
 
 # Host first: what fails there need not be looked for on a machine. The models are compiled
 # apart, as they replace the atomics; and two builds with a mistake must be caught.
@@ -151,4 +168,4 @@ check:
 	@echo 'check: all is well'
 
 clean:
-	rm -rf target build/*.img build/*.cpio build/*.so build/guests build/logs build/demo.svg
+	rm -rf target build/*.img build/*.cpio build/*.so build/guests build/logs build/trace build/demo.svg

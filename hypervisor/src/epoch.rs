@@ -47,6 +47,7 @@
 
 use crate::arch::cpu::{CpuId, MAX_CPUS};
 use crate::sync::{AtomicU64, Edge, Ordering, fence_for, is_missing, ordering};
+use crate::trace;
 use core::marker::PhantomData;
 
 #[cfg(all(test, loom))]
@@ -172,6 +173,7 @@ impl Epoch {
             // CPU loads a descriptor from before it was unlinked, and the advance that ends the
             // grace period loads the record from before it was active.
             fence_for(Edge::PinFence, Ordering::SeqCst);
+            trace::pin();
         }
         Pin { own, not_send: PhantomData }
     }
@@ -217,12 +219,15 @@ impl Epoch {
         fence_for(Edge::AdvanceAcquire, Ordering::Acquire);
         // Release: pairs with the acquire of `has_passed`, and passes the same on to whoever
         // reuses. It fails where another CPU advanced meanwhile, which is as good.
-        let _ = self.global.compare_exchange(
+        let advanced = self.global.compare_exchange(
             global,
             global + ONE,
             ordering(Edge::AdvanceRelease, Ordering::Release),
             Ordering::Relaxed,
         );
+        if cfg!(feature = "trace") && advanced.is_ok() {
+            trace::grace(Number::of(global + ONE).get());
+        }
         true
     }
 
@@ -271,6 +276,9 @@ impl Drop for Pin<'_> {
             return;
         }
         let state = self.own.state.load(Ordering::Relaxed);
+        if cfg!(feature = "trace") && state & PINS == 1 {
+            trace::unpin();
+        }
         // Release: pairs with the acquire fence of `try_advance`.
         self.own.state.store(state - 1, ordering(Edge::UnpinRelease, Ordering::Release));
     }

@@ -53,5 +53,6 @@ pub mod sync;
 #[cfg(target_os = "none")]
 pub mod system;
 pub mod tally;
+pub mod trace;
 #[cfg(target_os = "none")]
 pub mod vcpu;

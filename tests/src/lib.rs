@@ -17,3 +17,4 @@ pub mod machine;
 pub mod monitor;
 pub mod shell;
 pub mod timeline;
+pub mod trace;

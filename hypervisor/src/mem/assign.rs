@@ -4,6 +4,7 @@ use super::frame_table::{Head, Kind};
 use super::{Clean, FrameTable, GuestId, Memory, Order, Unclean};
 use crate::addr::{Frame, Ipa};
 use crate::sync::{Edge, Ordering, is_missing};
+use crate::trace;
 
 /// A block that the frame table now says is a guest's. It is for the caller to map it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -21,11 +22,13 @@ pub struct NotMergeable;
 impl Memory {
     /// Makes `block` the guest's, which will see it at `ipa`. Cannot fail; the caller maps it then.
     pub fn assign(&self, block: Clean, guest: GuestId, ipa: Ipa) -> Assigned {
+        trace::allocate(block.first(), block.order(), guest, ipa, false);
         self.assign_block(block.first(), block.order(), guest, ipa)
     }
 
     /// Makes `block`, to which the guest's bytes were copied, the guest's as [`Memory::assign`] does.
     pub(crate) fn assign_copied(&self, block: Unclean, guest: GuestId, ipa: Ipa) -> Assigned {
+        trace::allocate(block.first(), block.order(), guest, ipa, true);
         self.assign_block(block.first(), block.order(), guest, ipa)
     }
 

@@ -75,6 +75,16 @@ impl Chain {
         self.guest
     }
 
+    /// Hands each block to `with`, in the order in which they were pushed.
+    pub(super) fn each(&self, table: &FrameTable, with: impl Fn(Frame, Order)) {
+        let mut at = self.ends;
+        while let Some((first, last)) = at {
+            let record = table.at(first);
+            with(first, record.head().order());
+            at = if first == last { None } else { record.next().map(|next| (next, last)) };
+        }
+    }
+
     /// Adds `other` at the end.
     pub(super) fn splice(&mut self, table: &FrameTable, other: Self) {
         let Some((first, last)) = other.ends else { return };

@@ -14,6 +14,7 @@ use crate::addr::Frame;
 use crate::arch;
 use crate::epoch::{Epoch, Number};
 use crate::sync::Ordering;
+use crate::trace;
 
 /// How many blocks are recycled at most while the lock is held.
 const BATCH: usize = 8;
@@ -88,8 +89,12 @@ impl Garbage {
         chain: Chain,
         now: u64,
     ) -> GracePeriod {
+        if cfg!(feature = "trace") {
+            chain.each(table, trace::retire);
+        }
         // Under the lock, so that what comes later never has an earlier epoch.
         let number = epoch.retiring();
+        trace::retired_in(number.get());
         // Whatever is in the bag of this epoch from three epochs ago leaves it.
         self.expire(epoch, table, now);
         self.retired += chain.frames();
@@ -223,6 +228,7 @@ impl Memory {
         garbage.expire(&self.epoch, &self.table, now);
         for done in 0..BATCH {
             let Some((first, head)) = garbage.pop(&self.table) else { return done };
+            trace::free(first, head.order(), self.epoch.current().get());
             match head.kind() {
                 Kind::RetiredTable => self.recycle_table(first),
                 _ => self.free.lock().insert(&self.table, first, head.order(), Content::Dirty),

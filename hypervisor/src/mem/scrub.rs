@@ -13,6 +13,7 @@ use super::{Clean, Memory, Order, OutOfMemory};
 use crate::addr::Frame;
 use crate::arch;
 use crate::sync::Ordering;
+use crate::trace;
 
 /// The most that is zeroed in one step: 128 KiB, order 5. With its cleaning to the point of coherency
 /// this is about 7,000 instructions, well below the longest stretch that EL2 allows itself.
@@ -146,5 +147,6 @@ fn zero(first: Frame, order: Order) {
             // - it is in hand: nobody else accesses it
             unsafe { arch::memory::zero(start, piece.bytes() as usize) }
         });
+        trace::zero(first, piece);
     }
 }

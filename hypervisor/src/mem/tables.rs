@@ -10,6 +10,7 @@ use super::{GuestId, MAX_GUESTS, Memory, Order, OutOfMemory};
 use crate::addr::{Frame, PAGE_SIZE, Pa};
 use crate::arch;
 use crate::sync::{AtomicU32, Ordering};
+use crate::trace;
 use core::ptr::NonNull;
 
 /// The pool grows when it has fewer frames than this: enough for mapping the growth itself.
@@ -111,6 +112,7 @@ impl Memory {
         if let Some(of) = self.guests.get(guest.index()) {
             of.tables.fetch_add(1, Ordering::Relaxed);
         }
+        trace::table(guest.index() as u16, frame.pa());
         TableFrame { frame, guest }
     }
 
@@ -146,6 +148,7 @@ impl Memory {
         if let Some(of) = self.guests.get(unused.guest.index()) {
             of.tables.fetch_sub(1, Ordering::Relaxed);
         }
+        trace::table_back(unused.frame.pa());
         if !self.put_back_root(unused.frame) {
             self.pool.lock().insert(&self.table, unused.frame, Order::PAGE, Content::Clean);
         }
@@ -170,12 +173,14 @@ impl Memory {
         let frame = self.pool_frame()?;
         self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
         self.own.fetch_add(1, Ordering::Relaxed);
+        trace::own(frame);
         Ok(HypervisorFrame { frame })
     }
 
     /// Takes back a frame of the hypervisor's own. What it holds does not matter.
     pub fn give_back_hypervisor(&self, frame: HypervisorFrame) {
         self.own.fetch_sub(1, Ordering::Relaxed);
+        trace::own_back(frame.frame);
         self.pool.lock().insert(&self.table, frame.frame, Order::PAGE, Content::Dirty);
     }
 
@@ -283,6 +288,7 @@ fn zero(first: Frame, order: Order) {
     // - the block is the pool's, so it is mapped at EL2
     // - it is in hand: nobody else accesses it
     unsafe { arch::memory::zero(arch::memory::pointer(first.pa()), order.bytes() as usize) }
+    trace::zero(first, order);
 }
 
 /// Fills a freed table with [`super::POISON`].

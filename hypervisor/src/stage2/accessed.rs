@@ -21,6 +21,7 @@ use crate::addr::{Ipa, PAGE_SIZE};
 use crate::arch;
 use crate::sync::Ordering;
 use crate::tally::{Event, count};
+use crate::trace;
 
 /// How many entries a step looks at.
 const STEP: usize = 256;
@@ -102,5 +103,8 @@ fn exchange(place: &Place<'_>, bits: u64) -> bool {
     // Release, as every store of a descriptor is.
     let exchanged =
         place.slot.compare_exchange(place.bits, bits, Ordering::Release, Ordering::Relaxed);
+    if exchanged.is_ok() {
+        trace::access_flag(place.slot, bits);
+    }
     exchanged.is_ok()
 }

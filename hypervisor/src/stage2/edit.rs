@@ -24,11 +24,13 @@ use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Guard, Ordering, fence};
 use crate::tally::{Event, count};
+use crate::trace;
 
 /// Writes a descriptor. Release: pairs with the acquire of a walk.
 pub(super) fn write(slot: &AtomicU64, bits: u64) {
     count(Event::Write, 1);
     slot.store(bits, Ordering::Release);
+    trace::table_write(slot, bits);
 }
 
 /// The right to write a space's tables: holds the writer lock.
@@ -55,6 +57,7 @@ impl<'m> Space<'m> {
     pub(super) fn lock_writer(&self) -> Writing<'_, 'm> {
         debug_assert!(!self.memory.epoch().is_pinned(arch::cpu::current()), "edits while pinned");
         let writer = self.writer.lock();
+        trace::lock(self.root_pa());
         let edits = self.edits.load(Ordering::Relaxed);
         self.edits.store(edits + 1, Ordering::Relaxed);
         // Pairs with the acquire fence of `Space::edition`: who sees something of this edit sees
@@ -108,26 +111,29 @@ impl<'s> Writing<'s, '_> {
         if place.level() == level {
             write(place.slot, descriptor::leaf(first, level));
         } else {
-            self.deepen(ipa, level);
+            let above = self.deepen(ipa, level);
             count(Event::Write, 1 + level as u64 - place.level() as u64);
             self.writer.map(ipa, first, level.order());
+            self.trace_path(ipa, above, level);
         }
     }
 
     /// Makes tables of the absent entries around `ipa` down to those of `level` that say the same, where that
-    /// is more than nothing: the crate would write each entry with care, at ten times the cost.
-    fn deepen(&mut self, ipa: Ipa, level: Level) {
+    /// is more than nothing: the crate would write each entry with care, at ten times the cost. Returns the
+    /// level that it came to.
+    fn deepen(&mut self, ipa: Ipa, level: Level) -> Level {
         loop {
             let place = self.root().find(ipa);
             if place.level() >= level || place.bits == 0 {
-                return;
+                return place.level();
             }
             let table = self.writer.stock().take();
-            let Some(parts) = place.table.below(Entry::Table(table)) else { return };
+            let Some(parts) = place.table.below(Entry::Table(table)) else { return place.level() };
             for part in parts.slots() {
                 // Relaxed: the release below publishes them all.
                 part.store(place.bits, Ordering::Relaxed);
             }
+            trace::table_run(parts.slots(), place.bits, 0);
             count(Event::Write, ENTRIES as u64);
             write(place.slot, descriptor::table(table));
         }
@@ -141,9 +147,23 @@ impl<'s> Writing<'s, '_> {
     /// Writes `mark` for the page or block of `order` at `ipa`, which lies in something larger that
     /// is absent.
     pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
-        self.deepen(ipa, Level::of(order));
+        let above = self.deepen(ipa, Level::of(order));
         count(Event::Write, 1);
         self.writer.mark(ipa, order, mark);
+        self.trace_path(ipa, above, Level::of(order));
+    }
+
+    /// Records what the crate has written for `ipa`: the tables that it made, from the entry of level `from` on and
+    /// from above, and the entry of level `to`.
+    fn trace_path(&self, ipa: Ipa, from: Level, to: Level) {
+        if cfg!(feature = "trace") {
+            let mut at = Some(from);
+            while let Some(level) = at.filter(|level| *level <= to) {
+                let place = self.root().find_at(ipa, level);
+                trace::table_write(place.slot, place.bits);
+                at = level.below();
+            }
+        }
     }
 }
 
@@ -155,6 +175,7 @@ impl Drop for Writing<'_, '_> {
         // Release: pairs with the acquire load of `Space::edition`. Who sees that it has ended sees
         // all of it.
         self.space.edits.store(edits + 1, Ordering::Release);
+        trace::unlock(self.space.root_pa());
     }
 }
 
@@ -235,6 +256,8 @@ impl<'s, 'm> Edit<'s, 'm> {
             part.store(bits, Ordering::Relaxed);
             bits += level.order().bytes();
         }
+        let block = descriptor::leaf_like(descriptor::not_moving(place.bits), first, level);
+        trace::table_run(parts.slots(), block, level.order().bytes());
         if let Some(frame) = Frame::containing(first) {
             self.writing.space.memory.split_assigned(frame, place.level().order(), level.order());
         }
@@ -325,6 +348,7 @@ impl<'s, 'm> Edit<'s, 'm> {
             // Relaxed: the release below publishes them all.
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        trace::table_copy(new, old.pa());
         count(Event::Write, ENTRIES as u64);
         // Walkers go on in the copy.
         write(place.slot, descriptor::pending(new));

@@ -9,6 +9,7 @@ use crate::arch;
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
 use crate::sync::{AtomicU64, Lock, Ordering, fence};
+use crate::trace;
 use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable};
 use core::mem::ManuallyDrop;
@@ -136,6 +137,7 @@ impl<'m> Space<'m> {
             removing: Removing::new(),
             edits: AtomicU64::new(0),
         };
+        trace::root(guest.index() as u16, root, vmid.number());
         space.unplug_beyond_ram()?;
         Ok(space)
     }
@@ -181,6 +183,11 @@ impl<'m> Space<'m> {
     #[inline]
     pub const fn vttbr(&self) -> u64 {
         self.root.as_u64() | self.vmid.in_vttbr()
+    }
+
+    /// Returns where the root table is.
+    pub(super) const fn root_pa(&self) -> Pa {
+        self.root
     }
 
     /// Says whether `frame` is the root table.
@@ -251,7 +258,9 @@ impl Drop for Space<'_> {
         let mut unlinked = Unlinked::new(self.memory);
         let everything = Ipa::new(0)..Ipa::new(1 << IPA_BITS);
         unlinked.empty_table(self.root, everything);
-        let _ = unlinked.flush(self.vttbr(), &self.removing).retire();
+        let flushed = unlinked.flush(self.vttbr(), &self.removing);
+        trace::root_end(self.guest.index() as u16, self.root);
+        let _ = flushed.retire();
     }
 }
 

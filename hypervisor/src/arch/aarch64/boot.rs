@@ -64,5 +64,6 @@ extern "C" fn primary_main(device_tree: u64, exception_level: u64) -> ! {
 
 #[unsafe(no_mangle)]
 extern "C" fn secondary_main() -> ! {
+    super::stage1::trace_registers();
     crate::boot::secondary(cpu::current())
 }

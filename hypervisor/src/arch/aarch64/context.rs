@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "writes EL1's registers and the traps that hold a guest")]
 
 use super::time::GuestTimers;
+use crate::trace::{self, Register};
 use aarch64_cpu::registers::{ELR_EL2, Readable, SPSR_EL2, VTTBR_EL2, Writeable};
 use core::arch::asm;
 
@@ -186,6 +187,7 @@ impl Context {
 #[inline(always)]
 pub fn set_stage2(vttbr: u64) {
     VTTBR_EL2.set(vttbr);
+    trace::sysreg_write(Register::Vttbr, vttbr);
     super::barrier::isb();
 }
 
@@ -224,8 +226,10 @@ pub fn init_traps() {
         | where_there_is(features.ras, 36);
     // SAFETY: no guest runs yet; these are what keeps one in.
     unsafe {
-        msr!("HCR_EL2", hcr);
+        // Nobody's tables, so that what runs before the first guest walks nothing of a guest.
+        msr!("VTTBR_EL2", 0);
         msr!("VTCR_EL2", vtcr);
+        msr!("HCR_EL2", hcr);
         msr!("VPIDR_EL2", midr);
         msr!("HSTR_EL2", 0);
         // Traps SVE and SME (TZ, TSM), the trace registers (TTA) and activity monitors (TAM); FP/SIMD not.
@@ -246,9 +250,10 @@ pub fn init_traps() {
             msr!("S3_4_C3_C1_4", 0);
             msr!("S3_4_C3_C1_5", 0);
         }
-        // Nobody's tables, so that what runs before the first guest walks nothing of a guest.
-        msr!("VTTBR_EL2", 0);
     }
+    trace::sysreg_write(Register::Vtcr, vtcr);
+    trace::sysreg_write(Register::Vttbr, 0);
+    trace::sysreg_write(Register::Hcr, hcr);
     super::barrier::isb();
 }
 

@@ -231,6 +231,7 @@ pub fn start(cpu: CpuId, mpidr: u64, conduit: Conduit) -> Result<(), smccc::psci
 
 /// Ends the machine by PSCI SYSTEM_OFF; does not return where the firmware knows it.
 pub fn power_off(conduit: Conduit) -> ! {
+    crate::trace::end();
     // There is nobody left to tell that it failed.
     let _ = match conduit {
         Conduit::Smc => smccc::psci::system_off::<smccc::Smc>(),

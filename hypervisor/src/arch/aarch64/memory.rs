@@ -13,6 +13,12 @@ pub fn pointer(pa: Pa) -> NonNull<u8> {
     unsafe { NonNull::new_unchecked(core::ptr::with_exposed_provenance_mut(pa.as_u64() as usize)) }
 }
 
+/// Returns the physical address of what EL2 reaches at `address` and owns.
+#[inline(always)]
+pub const fn physical(address: usize) -> u64 {
+    address as u64
+}
+
 /// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`]. Says whether
 /// there was a table for it: for whole blocks of 2 MiB there always is.
 #[must_use = "what is not mapped cannot be used"]

@@ -9,7 +9,8 @@
 use super::boot::{Image, image};
 use super::cpu::{self, CpuId, MAX_CPUS};
 use crate::addr::{BLOCK_1G, BLOCK_2M, Pa, PaRange};
-use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
+use crate::trace::{self, Register};
+use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MAIR_EL2, Readable, SCTLR_EL2, TCR_EL2, TTBR0_EL2};
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, RootTable, Translation};
 use core::ptr::NonNull;
@@ -76,6 +77,7 @@ impl Translation<El23Attributes> for Tables {
                 start.as_u64() as usize
             }
         };
+        trace::el2_table(address);
         let pointer = NonNull::new(core::ptr::with_exposed_provenance_mut(address));
         (pointer.expect("no table is at address 0"), PhysicalAddress(address))
     }
@@ -128,6 +130,12 @@ impl Builder {
             self.0.map_range(&region, PhysicalAddress(start), attributes, Constraints::empty());
         // The range is in 48 bits of address and the attributes are constants.
         mapped.expect("a range of physical memory can be mapped");
+        self.trace(start, end);
+    }
+
+    /// Records what was written to map `start..end`.
+    fn trace(&self, start: usize, end: usize) {
+        trace::el2_mapped(self.0.to_physical().0, start, end);
     }
 
     /// Maps memory for reading and writing.
@@ -165,6 +173,11 @@ impl Builder {
                 out("x30") _,
             );
         }
+        if cfg!(feature = "trace") {
+            let window = super::window::prepare(cpu::current()) & !0xfff;
+            trace::begin_el2(self.0.to_physical().0, registers.ttbr0 as usize, window as usize);
+            trace_registers();
+        }
         *SHARED.lock() = Some(self);
     }
 
@@ -181,6 +194,7 @@ impl Builder {
                 Constraints::empty(),
             );
             made.expect("a range of physical memory can be mapped");
+            self.trace(block, block + BLOCK_2M as usize);
             at = Pa::new(at.as_u64() + BLOCK_1G);
         }
     }
@@ -199,14 +213,24 @@ impl Builder {
         // SAFETY: it is the root that the builder holds, a table of 512 words.
         let common = unsafe { &*core::ptr::with_exposed_provenance::<Table>(common) };
         for (own, shared) in root.0.iter().zip(&common.0).take(WINDOW_ENTRY) {
-            own.store(shared.load(Ordering::Relaxed), Ordering::Relaxed);
+            let bits = shared.load(Ordering::Relaxed);
+            if cfg!(feature = "trace") && bits != own.load(Ordering::Relaxed) {
+                trace::table_write(own, bits);
+            }
+            own.store(bits, Ordering::Relaxed);
         }
         root
     }
 
     fn registers(&self, cpu: CpuId) -> Stage1Registers {
+        let root = &ROOTS[cpu.index()];
+        let root_pa = Pa::new(core::ptr::from_ref(root).addr() as u64);
+        trace::table(trace::EL2, root_pa);
+        trace::root(trace::EL2, root_pa, cpu.index() as u16);
         let root = self.share_root(cpu);
-        root.0[WINDOW_ENTRY].store(super::window::prepare(cpu), Ordering::Relaxed);
+        let window = super::window::prepare(cpu);
+        root.0[WINDOW_ENTRY].store(window, Ordering::Relaxed);
+        trace::table_write(&root.0[WINDOW_ENTRY], window);
         super::barrier::dsb_ishst();
         let pa_range = (ID_AA64MMFR0_EL1.get() & 0xf).min(5);
         Stage1Registers {
@@ -229,7 +253,27 @@ pub(super) struct Stage1Registers {
 
 /// Makes the root of `cpu` and returns what its registers are to hold; `None` before the first CPU's are on.
 pub(super) fn registers(cpu: CpuId) -> Option<Stage1Registers> {
-    Some(SHARED.lock().as_ref()?.registers(cpu))
+    let shared = SHARED.lock();
+    trace::lock(lock_name());
+    let registers = shared.as_ref().map(|builder| builder.registers(cpu));
+    trace::unlock(lock_name());
+    registers
+}
+
+/// Returns what a trace calls the lock on EL2's tables: the first CPU's root.
+fn lock_name() -> Pa {
+    Pa::new(core::ptr::from_ref(&ROOTS[CpuId::FIRST.index()]).addr() as u64)
+}
+
+/// Records what governs this CPU's stage 1, which was turned on just before.
+#[inline(always)]
+pub(super) fn trace_registers() {
+    if cfg!(feature = "trace") {
+        trace::sysreg_write(Register::Tcr, TCR_EL2.get());
+        trace::sysreg_write(Register::Mair, MAIR_EL2.get());
+        trace::sysreg_write(Register::Ttbr0, TTBR0_EL2.get());
+        trace::sysreg_write(Register::Sctlr, SCTLR_EL2.get());
+    }
 }
 
 /// Maps memory that the hypervisor has come to own, for reading and writing, on all CPUs. Says whether there
@@ -244,9 +288,11 @@ pub(super) fn map_data(range: PaRange) -> bool {
     if !whole && !builder.has_tables() {
         return false;
     }
+    trace::lock(lock_name());
     builder.data(range);
     super::barrier::dsb_ishst();
     super::barrier::isb();
+    trace::unlock(lock_name());
     true
 }
 
@@ -256,11 +302,13 @@ pub(super) fn map_data(range: PaRange) -> bool {
 /// To be called by the first CPU before it starts others.
 pub fn cover(memory: &[PaRange]) {
     if let Some(builder) = SHARED.lock().as_mut() {
+        trace::lock(lock_name());
         for range in memory {
             builder.cover(range);
         }
         builder.share_root(cpu::current());
         super::barrier::dsb_ishst();
         super::barrier::isb();
+        trace::unlock(lock_name());
     }
 }

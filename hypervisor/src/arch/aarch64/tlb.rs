@@ -4,6 +4,7 @@
 use super::barrier::{dsb_ish, dsb_ishst, isb};
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
 use crate::tally::{Event, count};
+use crate::trace::{self, Register, Tlbi};
 use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
 use core::arch::asm;
 
@@ -15,12 +16,14 @@ fn under_vmid(vttbr: u64, maintenance: impl FnOnce()) {
     let before = VTTBR_EL2.get();
     if before != vttbr {
         VTTBR_EL2.set(vttbr);
+        trace::sysreg_write(Register::Vttbr, vttbr);
         isb();
     }
     maintenance();
     dsb_ish();
     if before != vttbr {
         VTTBR_EL2.set(before);
+        trace::sysreg_write(Register::Vttbr, before);
     }
     isb();
 }
@@ -30,6 +33,7 @@ fn invalidate_page(page: Ipa) {
     count(Event::Tlbi, 1);
     // SAFETY: invalidating a TLB entry only costs a walk.
     unsafe { asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags)) };
+    trace::tlbi(Tlbi::Ipas2e1is, operand);
 }
 
 /// Invalidates a run by one RIPAS2E1IS, whose operand holds BaseADDR\[36:0\], TTL, NUM\[43:39\],
@@ -48,6 +52,7 @@ fn invalidate_run(start: Ipa, pages: u64) {
     unsafe {
         asm!(".arch_extension tlb-rmi", "tlbi ripas2e1is, {}", in(reg) operand, options(nostack, preserves_flags));
     }
+    trace::tlbi(Tlbi::Ripas2e1is, operand);
 }
 
 /// The most pages that one range operation covers.
@@ -58,6 +63,7 @@ fn stage1_of_this_vmid() {
     count(Event::Tlbi, 1);
     // SAFETY: as above. What stage 1 and stage 2 combined gave is cached under the VMID alone.
     unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
+    trace::tlbi(Tlbi::Vmalle1is, 0);
 }
 
 /// The most pages that are invalidated one by one where the CPU has no FEAT_TLBIRANGE.
@@ -96,6 +102,7 @@ pub fn invalidate_vmid(vttbr: u64) {
         count(Event::Tlbi, 1);
         // SAFETY: invalidating TLB entries only costs walks.
         unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) };
+        trace::tlbi(Tlbi::Vmalls12e1is, 0);
     });
 }
 
@@ -105,6 +112,7 @@ pub fn invalidate_all_guests() {
     count(Event::Tlbi, 1);
     // SAFETY: invalidating TLB entries only costs walks.
     unsafe { asm!("tlbi alle1is", options(nostack, preserves_flags)) };
+    trace::tlbi(Tlbi::Alle1is, 0);
     dsb_ish();
     isb();
 }

@@ -7,8 +7,9 @@
 
 use super::cpu::{self, CpuId, MAX_CPUS};
 use super::stage1::{DATA, Table, WINDOW_ENTRY};
-use crate::addr::{BLOCK_2M, Frame, PAGE_SIZE};
+use crate::addr::{BLOCK_2M, Frame, PAGE_SIZE, Pa};
 use crate::mem::Order;
+use crate::trace::{self, Barrier};
 use aarch64_cpu::asm::barrier;
 use aarch64_paging::descriptor::El23Attributes;
 use core::arch::asm;
@@ -37,11 +38,20 @@ fn table_descriptor(table: &Table) -> u64 {
     core::ptr::from_ref(table).expose_provenance() as u64 | TABLE
 }
 
+fn table_pa(table: &Table) -> Pa {
+    Pa::new(core::ptr::from_ref(table).addr() as u64)
+}
+
 /// Links the tables of the window of `cpu` and returns the root entry that leads to them.
 pub(super) fn prepare(cpu: CpuId) -> u64 {
     let window = &WINDOWS[cpu.index()];
-    window.level1.0[0].store(table_descriptor(&window.level2), Ordering::Relaxed);
-    window.level2.0[0].store(table_descriptor(&window.level3), Ordering::Relaxed);
+    for (upper, lower) in [(&window.level1, &window.level2), (&window.level2, &window.level3)] {
+        let bits = table_descriptor(lower);
+        upper.0[0].store(bits, Ordering::Relaxed);
+        trace::table(trace::EL2, table_pa(upper));
+        trace::table_write(&upper.0[0], bits);
+    }
+    trace::table(trace::EL2, table_pa(&window.level3));
     table_descriptor(&window.level1)
 }
 
@@ -63,12 +73,17 @@ impl Drop for Mapped<'_> {
         for entry in self.entries {
             entry.store(0, Ordering::Relaxed);
         }
+        trace::table_run(self.entries, 0, 0);
         barrier::dsb(barrier::NSHST);
+        trace::barrier(Barrier::DsbNshst);
         for page in 0..self.entries.len() {
             invalidate(self.address + page * PAGE_SIZE as usize);
         }
+        trace::tlbi_own_pages(self.address as u64 >> 12, self.entries.len());
         barrier::dsb(barrier::NSH);
+        trace::barrier(Barrier::DsbNsh);
         barrier::isb(barrier::SY);
+        trace::barrier(Barrier::Isb);
         let depth = &cpu::local().window_depth;
         depth.set(depth.get() - 1);
     }
@@ -98,8 +113,11 @@ pub fn with_frames<R>(first: Frame, order: Order, access: impl FnOnce(NonNull<u8
         let pa = base + frame as u64 * PAGE_SIZE;
         entry.store(pa | descriptor, Ordering::Relaxed);
     }
+    trace::table_run(entries, base | descriptor, PAGE_SIZE);
     barrier::dsb(barrier::NSHST);
+    trace::barrier(Barrier::DsbNshst);
     barrier::isb(barrier::SY);
+    trace::barrier(Barrier::Isb);
     depth.set(slot + 1);
     let _mapped = Mapped { entries, address };
     let pointer: *mut u8 = core::ptr::with_exposed_provenance_mut(address);

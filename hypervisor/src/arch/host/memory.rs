@@ -56,6 +56,11 @@ pub fn pointer(pa: Pa) -> NonNull<u8> {
     unsafe { arena().add(offset as usize) }
 }
 
+/// Returns the physical address of what EL2 reaches at `address` and owns.
+pub fn physical(address: usize) -> u64 {
+    BASE.wrapping_add(address.wrapping_sub(arena().as_ptr().addr()) as u64)
+}
+
 /// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`]. Says whether
 /// there was a table for it.
 #[must_use = "what is not mapped cannot be used"]
