@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test check bench trace build setup clean FORCE
+.PHONY: help run demo test mutations check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -41,6 +41,7 @@ help:
 	@echo 'make check    formatting, clippy for host and target, documentation'
 	@echo 'make bench    what things cost, in instructions'
 	@echo 'make trace    a whole run with all that was done to tables and TLBs: recorded, checked, rendered'
+	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make build    the image and the default guest bundle, in build/'
 	@echo 'make clean    remove what was built, not what was downloaded'
 	@echo
@@ -144,14 +145,27 @@ trace: build build/sluice-trace.img
 	@target/release/trace text $(TRACE).trace $(TRACE).txt
 	@target/release/trace casemate $(TRACE).trace $(TRACE).casemate
 
+LOOM := RUSTFLAGS="--cfg loom" cargo test --locked --release --package sluice --lib --target-dir target/loom model
+SHUTTLE := RUSTFLAGS="--cfg shuttle" cargo test --locked --release --package sluice --lib --target-dir target/shuttle schedules
+
 # Host first: what fails there need not be looked for on a machine. The models are compiled
 # apart, as they replace the atomics; and two builds with a mistake must be caught.
 test: $(IMAGES) $(INITRAMFS)
 	cargo test --locked --workspace --exclude guest-stub --exclude sluice-tests
 	cargo test --locked --package sluice --features no-grace
 	cargo test --locked --package sluice --features no-tlbi
-	RUSTFLAGS="--cfg loom" cargo test --locked --release --package sluice --lib --target-dir target/loom model
+	@rm -rf build/mutants
+	$(LOOM)
+	$(SHUTTLE)
+	@scripts/mutations.sh build/mutations.md
 	cargo test --locked --package sluice-tests --no-fail-fast
+
+# What the two checkers catch, as a table.
+mutations:
+	@rm -rf build/mutants
+	$(LOOM)
+	$(SHUTTLE)
+	@scripts/mutations.sh docs/mutations.md
 
 check:
 	cargo fmt --all --check

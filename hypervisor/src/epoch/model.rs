@@ -16,7 +16,8 @@ use super::Epoch;
 use crate::addr::{Frame, PAGE_SIZE, Pa};
 use crate::arch::cpu::CpuId;
 use crate::mem::model::{Bags, table};
-use crate::sync::{AtomicU64, Edge, Ordering, model::without};
+use crate::sync::mutant::{note, without, words};
+use crate::sync::{AtomicU64, Edge, Ordering};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
@@ -154,36 +155,43 @@ fn bags() {
     assert_eq!(shared.3.load(Ordering::Relaxed), 1, "nobody is pinned, so it is recycled by now");
 }
 
-/// Checks `model` with `edge` taken away, with at most `preemptions` of a thread.
+/// Checks `model` with `edge` taken away, with at most `preemptions` of a thread. Returns how many schedules there were.
 pub(crate) fn check(
     model: impl Fn() + Sync + Send + 'static,
     edge: Option<Edge>,
     preemptions: impl Into<Option<usize>>,
-) -> Result<(), String> {
+) -> Result<u64, (u64, String)> {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = preemptions.into();
+    let schedules = std::sync::Arc::new(core::sync::atomic::AtomicU64::new(0));
+    let counted = schedules.clone();
+    let model = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        model();
+    };
     let result = catch_unwind(AssertUnwindSafe(|| without(edge, || builder.check(model))));
     without(None, || ());
-    result.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
-            .unwrap_or_else(|| "a panic without words".to_string())
-    })
+    let schedules = schedules.load(Ordering::Relaxed);
+    result.map(|()| schedules).map_err(|panic| (schedules, words(&*panic)))
 }
 
-/// Passes if the model fails, and for the right reason.
+/// Passes if the model, which is called `name`, fails, and for the right reason.
 #[track_caller]
 pub(crate) fn is_caught(
     model: impl Fn() + Sync + Send + 'static,
+    name: &str,
     edge: Edge,
     preemptions: impl Into<Option<usize>>,
 ) {
     match check(model, Some(edge), preemptions) {
-        Ok(()) => panic!("the model does not notice that {edge:?} is missing"),
-        Err(why) => assert!(
-            ["Causality violation", "was reused", "a lookup"].iter().any(|it| why.contains(it)),
-            "{edge:?} is missed, but not for what it is for: {why}"
-        ),
+        Ok(_) => panic!("the model does not notice that {edge:?} is missing"),
+        Err((schedules, why)) => {
+            assert!(
+                ["Causality violation", "was reused", "a lookup"].iter().any(|it| why.contains(it)),
+                "{edge:?} is missed, but not for what it is for: {why}"
+            );
+            note(edge, "loom", name, schedules, &why);
+        }
     }
 }
 
@@ -209,65 +217,65 @@ fn what_is_retired_is_recycled_once_and_in_time() {
 
 #[test]
 fn without_the_fence_of_pin_it_fails() {
-    is_caught(one_walker(1), Edge::PinFence, None);
+    is_caught(one_walker(1), "walker", Edge::PinFence, None);
 }
 
 #[test]
 fn without_the_release_of_pin_it_fails() {
-    is_caught(one_walker(2), Edge::PinRelease, None);
+    is_caught(one_walker(2), "walker", Edge::PinRelease, None);
 }
 
 #[test]
 fn without_the_release_of_unpin_it_fails() {
-    is_caught(one_walker(1), Edge::UnpinRelease, None);
+    is_caught(one_walker(1), "walker", Edge::UnpinRelease, None);
 }
 
 #[test]
 fn without_the_fence_of_retiring_it_fails() {
-    is_caught(one_walker(1), Edge::RetireFence, None);
+    is_caught(one_walker(1), "walker", Edge::RetireFence, None);
 }
 
 #[test]
 fn without_the_fence_of_advancing_it_fails() {
-    is_caught(one_walker(1), Edge::AdvanceFence, None);
+    is_caught(one_walker(1), "walker", Edge::AdvanceFence, None);
 }
 
 #[test]
 fn without_the_acquire_of_advancing_it_fails() {
-    is_caught(one_walker(1), Edge::AdvanceAcquire, None);
+    is_caught(one_walker(1), "walker", Edge::AdvanceAcquire, None);
 }
 
 #[test]
 fn without_the_release_of_advancing_it_fails() {
-    is_caught(one_walker(1), Edge::AdvanceRelease, None);
+    is_caught(one_walker(1), "walker", Edge::AdvanceRelease, None);
 }
 
 #[test]
 fn without_the_acquire_of_the_new_epoch_it_fails() {
-    is_caught(one_walker(1), Edge::PassedAcquire, None);
+    is_caught(one_walker(1), "walker", Edge::PassedAcquire, None);
 }
 
 #[test]
 fn without_the_second_epoch_it_fails() {
-    is_caught(one_walker(1), Edge::SecondEpoch, None);
+    is_caught(one_walker(1), "walker", Edge::SecondEpoch, None);
 }
 
 #[test]
 fn without_the_grace_period_it_fails() {
-    is_caught(one_walker(1), Edge::GracePeriod, None);
+    is_caught(one_walker(1), "walker", Edge::GracePeriod, None);
 }
 
 #[test]
 fn without_looking_at_the_announcements_it_fails() {
-    is_caught(one_walker(1), Edge::Announcements, None);
+    is_caught(one_walker(1), "walker", Edge::Announcements, None);
 }
 
 #[test]
 fn the_bags_fail_without_the_grace_period() {
-    is_caught(bags, Edge::GracePeriod, 2);
+    is_caught(bags, "bags", Edge::GracePeriod, 2);
 }
 
 #[test]
 fn the_bags_fail_without_the_second_epoch() {
-    is_caught(bags, Edge::SecondEpoch, 2);
+    is_caught(bags, "bags", Edge::SecondEpoch, 2);
 }

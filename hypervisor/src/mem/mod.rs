@@ -54,7 +54,7 @@ pub use teardown::{Flushed, Retiring, Unlinked};
 use crate::addr::{Frame, PAGE_SIZE};
 use crate::arch;
 use crate::epoch::{self, Epoch};
-use crate::sync::{AtomicBool, AtomicU64, Lock, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Edge, Lock, Ordering};
 use buddy::{Buddy, Content};
 
 /// How much zeroed memory in blocks of 2 MiB and more is kept ready, in frames: 64 MiB.
@@ -128,18 +128,18 @@ impl Memory {
         Self {
             table,
             epoch: Epoch::new(),
-            free: Lock::new(Buddy::new(buddy::FREE)),
-            pool: Lock::new(Buddy::new(buddy::POOL)),
+            free: Lock::new(Edge::FreeLock, Buddy::new(buddy::FREE)),
+            pool: Lock::new(Edge::PoolLock, Buddy::new(buddy::POOL)),
             growing: AtomicBool::new(false),
             roots: tables::Roots::new(),
-            garbage: Lock::new(retire::Garbage::new()),
-            known: Lock::new(boot::Ranges::new()),
+            garbage: Lock::new(Edge::GarbageLock, retire::Garbage::new()),
+            known: Lock::new(Edge::KnownLock, boot::Ranges::new()),
             guests: core::array::from_fn(|_| counts::OfGuest::default()),
             own: AtomicU64::new(0),
             bad: AtomicU64::new(0),
             offline: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            emptying: Lock::new(offline::Emptying::Nothing),
+            emptying: Lock::new(Edge::EmptyingLock, offline::Emptying::Nothing),
             watermark: AtomicU64::new(DEFAULT_WATERMARK),
             retired_bound: AtomicU64::new(DEFAULT_RETIRED_BOUND),
             clock: || 0,

@@ -27,7 +27,7 @@ pub(crate) struct Bags {
 
 impl Bags {
     pub(crate) fn new(table: FrameTable) -> Self {
-        Self { table, garbage: Lock::new(Garbage::new()) }
+        Self { table, garbage: Lock::new(Edge::GarbageLock, Garbage::new()) }
     }
 
     /// Retires `frame` as a guest's page.
@@ -81,15 +81,15 @@ fn lookups_find_a_block_while_it_splits_and_merges() {
 
 #[test]
 fn without_the_release_of_a_head_it_fails() {
-    is_caught(split_and_merge, Edge::HeadRelease, None);
+    is_caught(split_and_merge, "frame table", Edge::HeadRelease, None);
 }
 
 #[test]
 fn without_the_acquire_of_a_head_it_fails() {
-    is_caught(split_and_merge, Edge::HeadAcquire, None);
+    is_caught(split_and_merge, "frame table", Edge::HeadAcquire, None);
 }
 
 #[test]
 fn with_the_whole_shortened_first_it_fails() {
-    is_caught(split_and_merge, Edge::PartsFirst, None);
+    is_caught(split_and_merge, "frame table", Edge::PartsFirst, None);
 }

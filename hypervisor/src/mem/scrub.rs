@@ -12,7 +12,7 @@ use super::buddy::Content;
 use super::{Clean, Memory, Order, OutOfMemory};
 use crate::addr::Frame;
 use crate::arch;
-use crate::sync::Ordering;
+use crate::sync::{Edge, Ordering, is_missing};
 use crate::trace;
 
 /// The most that is zeroed in one step: 128 KiB, order 5. With its cleaning to the point of coherency
@@ -133,7 +133,7 @@ impl Memory {
 
 /// Zeroes the block of `order` from `first`, which is in hand.
 fn zero(first: Frame, order: Order) {
-    if cfg!(feature = "no-scrub") {
+    if cfg!(feature = "no-scrub") || is_missing(Edge::Scrub) {
         return;
     }
     let step = Order::new(STEP).unwrap_or(Order::PAGE);

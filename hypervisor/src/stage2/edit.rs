@@ -22,15 +22,20 @@ use super::walk::{Place, Table};
 use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
-use crate::sync::{AtomicU64, Guard, Ordering, fence};
+use crate::sync::{AtomicU64, Edge, Guard, Ordering, is_missing, publish};
 use crate::tally::{Event, count};
 use crate::trace;
 
-/// Writes a descriptor. Release: pairs with the acquire of a walk.
+/// Writes a descriptor.
 pub(super) fn write(slot: &AtomicU64, bits: u64) {
     count(Event::Write, 1);
-    slot.store(bits, Ordering::Release);
+    publish(slot, bits);
     trace::table_write(slot, bits);
+}
+
+/// Returns the descriptor of the table at `table`, as the hardware does not see it until the flush is over.
+fn hidden(table: Pa) -> u64 {
+    if is_missing(Edge::Break) { descriptor::table(table) } else { descriptor::pending(table) }
 }
 
 /// The right to write a space's tables: holds the writer lock.
@@ -58,11 +63,7 @@ impl<'m> Space<'m> {
         debug_assert!(!self.memory.epoch().is_pinned(arch::cpu::current()), "edits while pinned");
         let writer = self.writer.lock();
         trace::lock(self.root_pa());
-        let edits = self.edits.load(Ordering::Relaxed);
-        self.edits.store(edits + 1, Ordering::Relaxed);
-        // Pairs with the acquire fence of `Space::edition`: who sees something of this edit sees
-        // that it has begun.
-        fence(Ordering::Release);
+        self.edits.begin();
         Writing { space: self, writer }
     }
 
@@ -171,10 +172,7 @@ impl Drop for Writing<'_, '_> {
     /// Ends the edit: gives back the tables that it did not use.
     fn drop(&mut self) {
         self.writer.stock().clear();
-        let edits = self.space.edits.load(Ordering::Relaxed);
-        // Release: pairs with the acquire load of `Space::edition`. Who sees that it has ended sees
-        // all of it.
-        self.space.edits.store(edits + 1, Ordering::Release);
+        self.space.edits.end();
         trace::unlock(self.space.root_pa());
     }
 }
@@ -223,7 +221,9 @@ impl<'s, 'm> Edit<'s, 'm> {
     /// Removes all that `place` covers, by one store, leaving `mark`.
     pub(super) fn unlink(&mut self, place: &Place<'s>, ipa: Ipa, mark: Mark) {
         // What was there stays as it is for those who are still in it.
-        write(place.slot, mark.bits());
+        if !is_missing(Edge::Unlink) {
+            write(place.slot, mark.bits());
+        }
         let range = place.covers(ipa);
         match place.entry() {
             Entry::Absent(_) => {}
@@ -262,7 +262,7 @@ impl<'s, 'm> Edit<'s, 'm> {
             self.writing.space.memory.split_assigned(frame, place.level().order(), level.order());
         }
         // Walkers go on through the table.
-        write(place.slot, descriptor::pending(table));
+        write(place.slot, hidden(table));
         self.unlinked.broken(place.covers(ipa));
         self.publish_later(place.slot, descriptor::table(table));
         Some(parts)
@@ -320,7 +320,7 @@ impl<'s, 'm> Edit<'s, 'm> {
             return false;
         }
         // Break: the hardware sees nothing, walkers go on through the table.
-        write(place.slot, descriptor::pending(table.pa()));
+        write(place.slot, hidden(table.pa()));
         let merged = self.writing.space.memory.merge_assigned(frame, Order::PAGE, Order::BLOCK_2M);
         debug_assert_eq!(merged, Ok(()), "records and tables agree");
         self.unlinked.full_table(table.pa(), place.covers(ipa));
@@ -351,7 +351,7 @@ impl<'s, 'm> Edit<'s, 'm> {
         trace::table_copy(new, old.pa());
         count(Event::Write, ENTRIES as u64);
         // Walkers go on in the copy.
-        write(place.slot, descriptor::pending(new));
+        write(place.slot, hidden(new));
         self.last = None;
         self.unlinked.full_table(old.pa(), place.covers(ipa));
         self.publish_later(place.slot, descriptor::table(new));
@@ -367,7 +367,7 @@ impl<'s, 'm> Edit<'s, 'm> {
         for (slot, bits) in pending.into_iter().flatten() {
             // A table may have been emptied since, and its place be absent now.
             let now = Entry::decode(slot.load(Ordering::Relaxed), Level::Two);
-            if matches!(now, Entry::Pending(_)) {
+            if matches!(now, Entry::Pending(_)) || is_missing(Edge::Break) {
                 write(slot, bits);
                 published = true;
             }

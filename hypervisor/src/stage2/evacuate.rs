@@ -28,6 +28,7 @@ use super::walk::Place;
 use crate::addr::{BLOCK_1G, Frame, Ipa, PAGE_SIZE, PaRange};
 use crate::arch;
 use crate::mem::{Cover, Flushed, GracePeriod, GuestId, Memory, Order, OutOfMemory, Unclean};
+use crate::sync::{Edge, is_missing};
 
 /// How many pages are moved together at most, and copied in one step: 32 KiB.
 pub const BATCH: usize = 8;
@@ -142,7 +143,7 @@ impl<'m> Space<'m> {
     /// before may not be over.
     pub fn copy_some(&self, moving: &mut Move) -> bool {
         let epoch = self.memory.epoch();
-        if !epoch.has_passed(moving.grace.epoch()) {
+        if !epoch.has_passed(moving.grace.epoch()) && !is_missing(Edge::CopyLater) {
             epoch.try_advance();
             return true;
         }
@@ -192,7 +193,7 @@ impl<'m> Space<'m> {
     pub(super) fn stay(&self, ipa: Ipa) {
         let writing = self.lock_writer();
         let place = writing.root().find(ipa);
-        if matches!(place.entry(), Entry::Moving(_)) {
+        if matches!(place.entry(), Entry::Moving(_)) && !is_missing(Edge::Stay) {
             write(place.slot, descriptor::not_moving(place.bits));
             arch::barrier::dsb_ishst();
         }
@@ -278,7 +279,9 @@ impl Edit<'_, '_> {
             && place.covers(item.ipa).start == item.ipa;
         if mapped {
             write(place.slot, descriptor::moving(place.bits));
-            self.break_later(&place, item.ipa);
+            if !is_missing(Edge::Hide) {
+                self.break_later(&place, item.ipa);
+            }
         }
         mapped
     }
@@ -286,7 +289,7 @@ impl Edit<'_, '_> {
     /// Maps `item` at its new frames, if it is moving still; else gives these back.
     fn set_moved(&mut self, item: Item) -> Result<(), Unclean> {
         let place = self.find(item.ipa);
-        if !is_moving(&place, &item) {
+        if !is_moving(&place, &item) && !is_missing(Edge::StillMoving) {
             return Err(item.new);
         }
         let order = item.new.order();

@@ -7,6 +7,7 @@
 
 use crate::addr::IpaRange;
 use crate::arch;
+use crate::sync::{Edge, is_missing};
 
 /// The number of runs that are worth invalidating one by one. VMALLE1IS has to follow in any case
 /// and costs the guest most of what VMALLS12E1IS does.
@@ -81,7 +82,7 @@ impl FlushSet {
     /// Invalidates what is in the set for the guest that `vttbr` names, and returns when no CPU can
     /// use it any more.
     pub fn flush(self, vttbr: u64) {
-        if cfg!(feature = "no-tlbi") {
+        if cfg!(feature = "no-tlbi") || is_missing(Edge::Flush) {
             return;
         }
         if self.everything {

@@ -5,6 +5,7 @@ use super::descriptor::{Entry, Level, Mark};
 use super::space::Space;
 use crate::addr::Ipa;
 use crate::mem::{Clean, Order, OutOfMemory};
+use crate::sync::{Edge, is_missing};
 
 /// What [`Space::populate`] did.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -149,7 +150,10 @@ impl Space<'_> {
         let order = block.order();
         let mut writing = self.lock_writer();
         let place = writing.root().find(ipa);
-        let done = match place.entry() {
+        // Others may have been here since it was found absent.
+        let now =
+            if is_missing(Edge::LookAgain) { Entry::Absent(Mark::Empty) } else { place.entry() };
+        let done = match now {
             Entry::Absent(Mark::Empty) => {
                 let tables = (Level::of(order) as usize).checked_sub(place.level() as usize);
                 match tables.map(|tables| writing.reserve(tables)) {

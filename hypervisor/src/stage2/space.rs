@@ -8,7 +8,7 @@ use crate::addr::{Frame, Ipa, IpaRange, Pa};
 use crate::arch;
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
-use crate::sync::{AtomicU64, Lock, Ordering, fence};
+use crate::sync::{AtomicU64, Edge, Edits, Lock, Ordering};
 use crate::trace;
 use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable};
@@ -37,9 +37,7 @@ pub struct Space<'m> {
     root: Pa,
     pub(super) writer: Lock<Writer<'m>>,
     pub(super) removing: Removing,
-    /// The number of edits that have begun plus the number that have ended: odd while one is under
-    /// way.
-    pub(super) edits: AtomicU64,
+    pub(super) edits: Edits,
 }
 
 /// The only one who writes the tables of a space, under its writer lock.
@@ -133,9 +131,9 @@ impl<'m> Space<'m> {
             extent,
             vmid,
             root,
-            writer: Lock::new(Writer { tables: ManuallyDrop::new(tables) }),
+            writer: Lock::new(Edge::WriterLock, Writer { tables: ManuallyDrop::new(tables) }),
             removing: Removing::new(),
-            edits: AtomicU64::new(0),
+            edits: Edits::new(),
         };
         trace::root(guest.index() as u16, root, vmid.number());
         space.unplug_beyond_ram()?;
@@ -224,11 +222,7 @@ impl<'m> Space<'m> {
     /// removed is not retired yet. What was read between two equal numbers was read between edits.
     pub(crate) fn edition(&self) -> Option<u64> {
         let over = self.removing.is_over();
-        // Pairs with the release fence at the beginning of an edit: what was read before this saw
-        // nothing of an edit that is not counted below.
-        fence(Ordering::Acquire);
-        let edits = self.edits.load(Ordering::Acquire);
-        (edits.is_multiple_of(2) && over && self.removing.is_over()).then_some(edits)
+        self.edits.number().filter(|_| over && self.removing.is_over())
     }
 
     /// Runs `look` until nothing was edited while it ran, and returns what it saw then, which was so at one moment.

@@ -9,7 +9,7 @@
 
 use crate::arch;
 use crate::mem::MAX_GUESTS;
-use spin::Mutex;
+use crate::sync::{Edge, Lock, is_missing};
 
 /// A guest's tag in the TLBs; 0 is the hypervisor's and never a guest's.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ struct State {
 
 /// Hands out VMIDs.
 pub struct VmidPool {
-    state: Mutex<State>,
+    state: Lock<State>,
     last: u16,
 }
 
@@ -55,7 +55,13 @@ impl VmidPool {
     }
 
     const fn with_last(last: u16) -> Self {
-        Self { state: Mutex::new(State { living: [0; MAX_GUESTS], next: 1, generation: 0 }), last }
+        Self {
+            state: Lock::new(
+                Edge::VmidLock,
+                State { living: [0; MAX_GUESTS], next: 1, generation: 0 },
+            ),
+            last,
+        }
     }
 
     /// Hands out a VMID that no TLB holds anything of; `None` where `MAX_GUESTS` guests live.
@@ -67,7 +73,9 @@ impl VmidPool {
             if state.next > self.last || state.next == 0 {
                 state.next = 1;
                 state.generation = state.generation.wrapping_add(1);
-                arch::tlb::invalidate_all_guests();
+                if !is_missing(Edge::Generation) {
+                    arch::tlb::invalidate_all_guests();
+                }
             }
             let number = state.next;
             state.next = state.next.wrapping_add(1);

@@ -15,8 +15,8 @@ use super::descriptor::{self, ENTRIES, Entry, Level, Mark};
 use crate::addr::{Frame, Ipa, IpaRange, Pa};
 use crate::arch;
 use crate::mem::Order;
+use crate::sync::{AtomicU64, follow};
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A table that stays readable for as long as `'p`, the time of a pin or of the writer lock.
 #[derive(Copy, Clone)]
@@ -111,8 +111,7 @@ impl<'p> Place<'p> {
     #[inline]
     pub(crate) fn load(table: Table<'p>, ipa: Ipa) -> Self {
         let slot = table.slot(table.level.index(ipa));
-        // Acquire: pairs with the release of the store that linked what the descriptor points to.
-        let bits = slot.load(Ordering::Acquire);
+        let bits = follow(slot);
         Self { table, slot, bits }
     }
 

@@ -24,21 +24,30 @@ impl CpuId {
     }
 }
 
+#[cfg(not(shuttle))]
 thread_local! {
     static CURRENT: Cell<CpuId> = const { Cell::new(CpuId(0)) };
 }
 
+#[cfg(shuttle)]
+shuttle::thread_local! {
+    static CURRENT: Cell<CpuId> = Cell::new(CpuId(0));
+}
+
 /// Returns the CPU that this code runs on.
 pub fn current() -> CpuId {
-    CURRENT.get()
+    CURRENT.with(Cell::get)
 }
 
 /// Makes the calling thread pretend to be `cpu`.
 pub fn set_current(cpu: CpuId) {
-    CURRENT.set(cpu);
+    CURRENT.with(|current| current.set(cpu));
 }
 
 /// Tells the CPU that this is a spin loop.
 pub fn relax() {
+    #[cfg(not(shuttle))]
     std::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
 }

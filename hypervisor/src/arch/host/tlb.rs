@@ -170,6 +170,12 @@ pub fn access_with<R>(vttbr: u64, ipa: Ipa, with: impl FnOnce(Pa) -> R) -> Optio
     })
 }
 
+/// Returns how many entries there are for the guest that `vttbr` names.
+#[cfg(shuttle)]
+pub fn cached(vttbr: u64) -> usize {
+    with_tlb(|tlb| tlb.of.get(&vmid(vttbr)).map_or(0, HashMap::len))
+}
+
 /// Finds an entry for the guest that `vttbr` names that is not what a walk finds now. To be asked
 /// while no edit is under way.
 pub fn check(vttbr: u64) -> Result<(), Stale> {

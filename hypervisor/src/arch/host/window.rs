@@ -9,5 +9,7 @@ use core::ptr::NonNull;
 /// `order` is at most [`Order::BLOCK_2M`]. The pointer must not leave the closure.
 pub fn with_frames<R>(first: Frame, order: Order, access: impl FnOnce(NonNull<u8>) -> R) -> R {
     assert!(order <= Order::BLOCK_2M, "the window holds blocks of at most 2 MiB");
+    #[cfg(shuttle)]
+    crate::sync::point();
     access(super::memory::pointer(first.pa()))
 }

@@ -7,6 +7,8 @@ mod evacuate;
 mod hardware;
 mod operations;
 mod reference;
+#[cfg(shuttle)]
+mod schedules;
 mod stress;
 mod walkers;
 mod wrong;
