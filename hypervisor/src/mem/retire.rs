@@ -228,7 +228,9 @@ impl Memory {
         garbage.expire(&self.epoch, &self.table, now);
         for done in 0..BATCH {
             let Some((first, head)) = garbage.pop(&self.table) else { return done };
-            trace::free(first, head.order(), self.epoch.current().get());
+            if cfg!(feature = "trace") {
+                trace::free(first, head.order(), self.epoch.current().get());
+            }
             match head.kind() {
                 Kind::RetiredTable => self.recycle_table(first),
                 _ => self.free.lock().insert(&self.table, first, head.order(), Content::Dirty),

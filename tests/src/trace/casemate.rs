@@ -66,7 +66,7 @@ fn told_by_their_table(trace: &Trace) -> HashSet<u64> {
     let mut words = Words::default();
     // By CPU and table: what was cleared since the CPU last invalidated.
     let mut cleared: HashMap<(u8, u64), Vec<u64>> = HashMap::new();
-    for event in &trace.events {
+    for event in trace.whole() {
         match event.kind {
             Kind::Table => words.clear(event.a),
             Kind::Tlbi | Kind::Unlock => cleared.retain(|(cpu, _), _| *cpu != event.cpu),
@@ -105,7 +105,7 @@ struct Renderer<'o, W> {
     el2: u64,
 }
 
-/// Renders `trace`.
+/// Renders `trace`, as far as it is [whole](Trace::whole).
 ///
 /// # Errors
 /// `out` does not take it.
@@ -119,7 +119,7 @@ pub fn render(trace: &Trace, out: &mut impl Write) -> io::Result<Rendered> {
         roots: HashMap::new(),
         el2: 0,
     };
-    for event in &trace.events {
+    for event in trace.whole() {
         renderer.event(event, told.contains(&event.order))?;
     }
     Ok(renderer.rendered)

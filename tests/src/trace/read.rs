@@ -102,6 +102,13 @@ impl Trace {
         events.sort_unstable_by_key(|event| event.order);
         Ok(Self { events })
     }
+
+    /// Returns the events before the first hole. A machine that was killed has not written out its CPUs' last ones,
+    /// and what comes behind a hole tells nothing.
+    pub fn whole(&self) -> &[Event] {
+        let hole = (0..).zip(&self.events).position(|(order, event)| order != event.order);
+        hole.map_or(&self.events, |hole| &self.events[..hole])
+    }
 }
 
 #[cfg(test)]

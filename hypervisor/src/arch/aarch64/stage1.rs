@@ -223,14 +223,14 @@ impl Builder {
     }
 
     fn registers(&self, cpu: CpuId) -> Stage1Registers {
-        let root = &ROOTS[cpu.index()];
-        let root_pa = Pa::new(core::ptr::from_ref(root).addr() as u64);
-        trace::table(trace::EL2, root_pa);
-        trace::root(trace::EL2, root_pa, cpu.index() as u16);
+        trace::lock(root_pa(CpuId::FIRST));
+        trace::table(trace::EL2, root_pa(cpu));
+        trace::root(trace::EL2, root_pa(cpu), cpu.index() as u16);
         let root = self.share_root(cpu);
         let window = super::window::prepare(cpu);
         root.0[WINDOW_ENTRY].store(window, Ordering::Relaxed);
         trace::table_write(&root.0[WINDOW_ENTRY], window);
+        trace::unlock(root_pa(CpuId::FIRST));
         super::barrier::dsb_ishst();
         let pa_range = (ID_AA64MMFR0_EL1.get() & 0xf).min(5);
         Stage1Registers {
@@ -253,16 +253,13 @@ pub(super) struct Stage1Registers {
 
 /// Makes the root of `cpu` and returns what its registers are to hold; `None` before the first CPU's are on.
 pub(super) fn registers(cpu: CpuId) -> Option<Stage1Registers> {
-    let shared = SHARED.lock();
-    trace::lock(lock_name());
-    let registers = shared.as_ref().map(|builder| builder.registers(cpu));
-    trace::unlock(lock_name());
-    registers
+    Some(SHARED.lock().as_ref()?.registers(cpu))
 }
 
-/// Returns what a trace calls the lock on EL2's tables: the first CPU's root.
-fn lock_name() -> Pa {
-    Pa::new(core::ptr::from_ref(&ROOTS[CpuId::FIRST.index()]).addr() as u64)
+/// Returns where the root of `cpu` is. By the first CPU's a trace names the lock on EL2's tables.
+#[inline(always)]
+fn root_pa(cpu: CpuId) -> Pa {
+    Pa::new(ROOTS.get(cpu.index()).map_or(0, |root| core::ptr::from_ref(root).addr() as u64))
 }
 
 /// Records what governs this CPU's stage 1, which was turned on just before.
@@ -288,11 +285,11 @@ pub(super) fn map_data(range: PaRange) -> bool {
     if !whole && !builder.has_tables() {
         return false;
     }
-    trace::lock(lock_name());
+    trace::lock(root_pa(CpuId::FIRST));
     builder.data(range);
     super::barrier::dsb_ishst();
     super::barrier::isb();
-    trace::unlock(lock_name());
+    trace::unlock(root_pa(CpuId::FIRST));
     true
 }
 
@@ -302,13 +299,13 @@ pub(super) fn map_data(range: PaRange) -> bool {
 /// To be called by the first CPU before it starts others.
 pub fn cover(memory: &[PaRange]) {
     if let Some(builder) = SHARED.lock().as_mut() {
-        trace::lock(lock_name());
+        trace::lock(root_pa(CpuId::FIRST));
         for range in memory {
             builder.cover(range);
         }
         builder.share_root(cpu::current());
         super::barrier::dsb_ishst();
         super::barrier::isb();
-        trace::unlock(lock_name());
+        trace::unlock(root_pa(CpuId::FIRST));
     }
 }

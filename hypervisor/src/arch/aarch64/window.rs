@@ -38,20 +38,19 @@ fn table_descriptor(table: &Table) -> u64 {
     core::ptr::from_ref(table).expose_provenance() as u64 | TABLE
 }
 
-fn table_pa(table: &Table) -> Pa {
-    Pa::new(core::ptr::from_ref(table).addr() as u64)
-}
-
 /// Links the tables of the window of `cpu` and returns the root entry that leads to them.
 pub(super) fn prepare(cpu: CpuId) -> u64 {
     let window = &WINDOWS[cpu.index()];
-    for (upper, lower) in [(&window.level1, &window.level2), (&window.level2, &window.level3)] {
-        let bits = table_descriptor(lower);
-        upper.0[0].store(bits, Ordering::Relaxed);
-        trace::table(trace::EL2, table_pa(upper));
-        trace::table_write(&upper.0[0], bits);
+    window.level1.0[0].store(table_descriptor(&window.level2), Ordering::Relaxed);
+    window.level2.0[0].store(table_descriptor(&window.level3), Ordering::Relaxed);
+    if cfg!(feature = "trace") {
+        for table in [&window.level1, &window.level2, &window.level3] {
+            trace::table(trace::EL2, Pa::new(core::ptr::from_ref(table).addr() as u64));
+        }
+        for table in [&window.level1, &window.level2] {
+            trace::table_write(&table.0[0], table.0[0].load(Ordering::Relaxed));
+        }
     }
-    trace::table(trace::EL2, table_pa(&window.level3));
     table_descriptor(&window.level1)
 }
 
