@@ -5,8 +5,8 @@ use crate::hostile::{blocks, calls, mmio, pages, queues, registers, rings, storm
 use crate::outcome::{Outcome, Verdict};
 use crate::run::Stub;
 use crate::tests::{
-    balloon, cpu_features, driven, float, gic, hammer, id_registers, memory, plug, psci, service,
-    smccc, timer, uart,
+    balloon, churn, cpu_features, driven, float, gic, hammer, id_registers, memory, plug, psci,
+    service, smccc, timer, uart,
 };
 
 /// A test: its name, whether `all` and its group's name include it, and how it is run.
@@ -109,6 +109,7 @@ pub static TESTS: &[Test] = &[
     test("hammer-report", hammer::report),
     test("hammer-release", hammer::release),
     test("hammer-plugged", hammer::plugged),
+    test("churn", churn::churn),
     test("hostile-calls", calls::random),
     test("hostile-cpu-on", calls::cpu_on),
     test("hostile-immediates", calls::immediates),

@@ -3,7 +3,7 @@
 //! Compiled with `--cfg loom` the names below are loom's, which tries every order in which the threads of a model can run
 //! and every value that a load may return. With `--cfg shuttle` each of them is a place where another thread may come in,
 //! chosen at random from a seed: for what is too large to try everything, and without the reorderings of a memory model.
-//! Otherwise they are core's atomics and a fair spin lock.
+//! Otherwise they are core's atomics and a spin lock.
 //!
 //! Locks are taken with interrupts masked (EL2 always runs so), hence never from an interrupt
 //! handler that found its own CPU holding them.
@@ -30,7 +30,7 @@ pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 pub use core::sync::atomic::Ordering;
 
 #[cfg(not(any(loom, shuttle)))]
-use spin::mutex::{TicketMutex as Mutex, TicketMutexGuard as MutexGuard};
+use spin::mutex::{SpinMutex as Mutex, SpinMutexGuard as MutexGuard};
 
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
@@ -39,7 +39,12 @@ use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(shuttle))]
 pub type Guard<'a, T> = MutexGuard<'a, T>;
 
-/// A lock that CPUs get in the order in which they asked for it.
+/// A lock, which whoever comes first gets when it is free.
+///
+/// Not by ticket: where Sluice's CPUs are threads of an emulator, or of another hypervisor, on fewer CPUs, the next in
+/// line is often not running, and all behind it wait for its host. (Four CPUs that add and remove memory, on two of the
+/// host, were 40 times slower by ticket.) What is done under a lock is short and followed by other work, so nobody is
+/// kept out for long.
 #[cfg(not(shuttle))]
 pub struct Lock<T>(Mutex<T>);
 

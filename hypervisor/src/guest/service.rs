@@ -127,7 +127,7 @@ impl Guest {
             return plain(result::INVALID_PARAMETER);
         }
         if self.space.memory().counts().free() * PAGE_SIZE < byte_count(range) {
-            return plain(result::NO_MEMORY);
+            return self.no_memory();
         }
         match self.space.add(range.clone(), Fill::Ready) {
             Ok(added) => {
@@ -137,8 +137,16 @@ impl Guest {
             }
             Err(AddError::Outside) => plain(result::INVALID_PARAMETER),
             Err(AddError::Present(_)) => plain(result::PRESENT),
-            Err(AddError::OutOfMemory) => plain(result::NO_MEMORY),
+            Err(AddError::OutOfMemory) => self.no_memory(),
         }
+    }
+
+    /// Answers that there is no memory; but that it shall ask again, where some is about to become free.
+    fn no_memory(&self) -> Answer {
+        if self.space.memory().reclaim_step() {
+            return [result::SUCCESS as u64, 0, 0, 0];
+        }
+        plain(result::NO_MEMORY)
     }
 
     fn release_some(&self, range: &IpaRange) -> Answer {

@@ -189,6 +189,11 @@ impl Buddy {
         }
     }
 
+    /// Returns the number of frames on the lists.
+    pub(super) fn frames(&self) -> u64 {
+        self.clean.frames + self.dirty.frames
+    }
+
     /// Returns the number of zeroed frames.
     pub(super) fn clean_frames(&self) -> u64 {
         self.clean.frames

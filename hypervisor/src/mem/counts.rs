@@ -102,7 +102,7 @@ impl Memory {
         }
         {
             let pool = self.pool.lock();
-            counts.pool = pool.clean_frames() + pool.dirty_frames();
+            counts.pool = pool.frames();
             counts.offline += pool.isolation.frames();
         }
         {

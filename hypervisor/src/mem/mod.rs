@@ -163,6 +163,11 @@ impl Memory {
         self.retired_bound.store(frames, Ordering::Relaxed);
     }
 
+    /// Returns how many frames may be retired before a remover helps and waits.
+    pub fn retired_bound(&self) -> u64 {
+        self.retired_bound.load(Ordering::Relaxed)
+    }
+
     /// Returns the frame table.
     pub fn frames(&self) -> &FrameTable {
         &self.table

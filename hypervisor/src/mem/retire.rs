@@ -19,6 +19,10 @@ use crate::trace;
 /// How many blocks are recycled at most while the lock is held.
 const BATCH: usize = 8;
 
+/// How many times as many who retires something recycles where more is retired than free: as many blocks as one step of
+/// removing pages retires.
+const BATCHES_WHEN_SHORT: usize = 8;
+
 /// The frames that wait together in one epoch.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -43,6 +47,8 @@ pub struct RetiredCounts {
     pub total: u64,
     /// The longest grace period so far, by the clock of [`Memory::set_clock`].
     pub longest: u64,
+    /// The most frames that were retired at one time.
+    pub most: u64,
 }
 
 /// Shows that frames were retired, and which: see [`Memory::quiesce`].
@@ -73,12 +79,20 @@ pub(super) struct Garbage {
     retired: u64,
     recycled: u64,
     longest: u64,
+    most: u64,
 }
 
 impl Garbage {
     pub(super) const fn new() -> Self {
         const EMPTY: Bag = Bag { epoch: Number::ZERO, since: 0, chain: Chain::new() };
-        Self { bags: [EMPTY; 3], expired: Chain::new(), retired: 0, recycled: 0, longest: 0 }
+        Self {
+            bags: [EMPTY; 3],
+            expired: Chain::new(),
+            retired: 0,
+            recycled: 0,
+            longest: 0,
+            most: 0,
+        }
     }
 
     /// Puts `chain`, which is unlinked and flushed, in the bag of the current epoch.
@@ -98,6 +112,7 @@ impl Garbage {
         // Whatever is in the bag of this epoch from three epochs ago leaves it.
         self.expire(epoch, table, now);
         self.retired += chain.frames();
+        self.most = self.most.max(self.frames());
         let Some(bag) = self.bags.get_mut((number.get() % 3) as usize) else {
             unreachable!("a remainder of 3")
         };
@@ -144,6 +159,7 @@ impl Garbage {
             expired: self.expired.frames(),
             total: self.retired,
             longest: self.longest,
+            most: self.most,
         }
     }
 
@@ -188,6 +204,15 @@ impl Memory {
         let may_wait = !self.epoch.is_pinned(arch::cpu::current());
         while cfg!(feature = "no-grace") && retired > 0 || retired > bound && may_wait {
             retired = self.help();
+        }
+        if retired > self.free.lock().frames() {
+            // No CPU is idle, or it would have been recycled: who takes away does so before memory runs short.
+            let _ = self.epoch.try_advance();
+            for _ in 0..BATCHES_WHEN_SHORT {
+                if self.recycle() < BATCH {
+                    break;
+                }
+            }
         }
         grace
     }

@@ -47,7 +47,7 @@ impl Memory {
     pub fn some_is_free(&self) -> bool {
         let is_free = || {
             let free = self.free.lock();
-            free.clean_frames() + free.dirty_frames() > 0
+            free.frames() > 0
         };
         is_free() || self.reclaim_step() && is_free()
     }

@@ -218,7 +218,7 @@ impl Memory {
     pub(super) fn grow_pool_early(&self) -> bool {
         let low = {
             let pool = self.pool.lock();
-            pool.clean_frames() + pool.dirty_frames() < 4 * RESERVE
+            pool.frames() < 4 * RESERVE
         };
         low && self.grow_pool()
     }
@@ -257,7 +257,7 @@ impl Memory {
         }
         let plenty = {
             let free = self.free.lock();
-            free.clean_frames() + free.dirty_frames() >= PLENTY
+            free.frames() >= PLENTY
         };
         // 2 MiB only if they are zeroed: a guest may be waiting for a table.
         let large = if plenty { self.take_ready(Order::BLOCK_2M).ok() } else { None };

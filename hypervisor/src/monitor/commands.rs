@@ -413,6 +413,8 @@ fn epoch(system: &'static System, report: &mut Report<'_>) {
     }
     report.value("expired", Value::Number(retired.expired));
     report.value("retired_ever", Value::Number(retired.total));
+    report.value("most_retired", Value::Number(retired.most));
+    report.value("retired_bound", Value::Number(system.memory().retired_bound()));
     report.value("longest_grace_us", Value::Number(microseconds(retired.longest)));
 }
 

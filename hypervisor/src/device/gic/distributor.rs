@@ -3,7 +3,7 @@
 use super::bank::{Bank, Bits, Groups, Word};
 use super::{MAX_SPIS, MAX_VCPUS};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 pub(super) const WORDS: usize = MAX_SPIS / 32;
 
@@ -28,7 +28,7 @@ pub(super) struct Distributor {
     /// Which SPIs go to each vCPU.
     routed: [[Word; WORDS]; MAX_VCPUS],
     routes: [Route; MAX_SPIS],
-    lock: TicketMutex<()>,
+    lock: SpinMutex<()>,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Distributor {
                     holder: AtomicU8::new(NOBODY),
                 }
             }; MAX_SPIS],
-            lock: TicketMutex::new(()),
+            lock: SpinMutex::new(()),
         };
         new.route_all_to_first();
         new
@@ -64,7 +64,7 @@ impl Distributor {
 
     /// Takes the distributor's lock. Last in the order: see [the module](super).
     #[inline(always)]
-    pub(super) fn lock(&self) -> TicketMutexGuard<'_, ()> {
+    pub(super) fn lock(&self) -> SpinMutexGuard<'_, ()> {
         self.lock.lock()
     }
 

@@ -3,7 +3,7 @@
 use super::bank::{Bank, Bits, Word};
 use super::list::MAX_LIST_REGISTERS;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 /// The configuration of SGIs and PPIs at reset: SGIs are edges, and stay it.
 pub(super) const PRIVATE_EDGE: u32 = 0xffff;
@@ -59,7 +59,7 @@ pub(super) struct Redistributor {
     physical: [Word; 16],
     /// Physical PPIs that are to be deactivated by the CPU that the vCPU is loaded on.
     owed: Word,
-    listing: TicketMutex<Listing>,
+    listing: SpinMutex<Listing>,
 }
 
 impl Redistributor {
@@ -73,7 +73,7 @@ impl Redistributor {
             backed: Word::new(0),
             physical: [const { Word::new(0) }; 16],
             owed: Word::new(0),
-            listing: TicketMutex::new(Listing::default()),
+            listing: SpinMutex::new(Listing::default()),
         };
         new.bank.edge.set(PRIVATE_EDGE);
         new
@@ -81,7 +81,7 @@ impl Redistributor {
 
     /// Takes the vCPU's lock. First in the order: see [the module](super).
     #[inline(always)]
-    pub(super) fn lock(&self) -> TicketMutexGuard<'_, Listing> {
+    pub(super) fn lock(&self) -> SpinMutexGuard<'_, Listing> {
         self.listing.lock()
     }
 
