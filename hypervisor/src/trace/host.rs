@@ -1,6 +1,6 @@
 //! On the host the trace is kept until the test that began it takes it.
 
-use super::record::{Kind, Record};
+use super::record::{Kind, Record, Register};
 use crate::arch::cpu;
 use std::sync::{Mutex, PoisonError};
 
@@ -11,15 +11,30 @@ static RECORDS: Mutex<Option<Vec<Record>>> = Mutex::new(None);
 pub fn begin() {
     *RECORDS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
     emit(Kind::Begin, 0, 0, 0, 0);
+    for cpu in 0..cpu::MAX_CPUS {
+        emit_of(cpu as u8, Kind::Register, Register::Vtcr as u16, 0, VTCR, 0);
+    }
 }
+
+/// VTCR_EL2 of the machine that the host stands for: 39 bits of IPA, walks start at level 1.
+const VTCR: u64 = 1 << 31 | 1 << 6 | 25;
 
 /// Records an event, if anything is recorded.
 pub fn emit(kind: Kind, what: u16, count: u32, a: u64, b: u64) {
+    emit_of(cpu::current().index() as u8, kind, what, count, a, b);
+}
+
+fn emit_of(cpu: u8, kind: Kind, what: u16, count: u32, a: u64, b: u64) {
     let mut records = RECORDS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(records) = records.as_mut() {
-        let (order, cpu) = (records.len() as u64, cpu::current().index() as u8);
-        records.push(Record { order, kind: kind as u8, cpu, what, count, a, b });
+    let Some(records) = records.as_mut() else { return };
+    let is_its_pin = |last: &Record| last.kind == Kind::Pin as u8 && last.cpu == cpu;
+    if kind == Kind::Unpin && records.last().is_some_and(is_its_pin) {
+        // Of a pin in which nothing happened nothing can be told; there are millions of them.
+        records.pop();
+        return;
     }
+    let order = records.len() as u64;
+    records.push(Record { order, kind: kind as u8, cpu, what, count, a, b });
 }
 
 /// Ends recording, and returns what was recorded as it stands in a file.

@@ -7,8 +7,10 @@
 //! reach that its tables do not lead to any more.
 #![expect(unsafe_code, reason = "reads tables as an MMU does")]
 
+use super::barrier::{dsb_ish, dsb_ishst, isb};
 use super::{features, memory};
 use crate::addr::{Ipa, IpaRange, PAGE_SHIFT, Pa};
+use crate::trace::{self, Register, Tlbi};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -97,6 +99,22 @@ pub fn take_log(vttbr: u64) -> Vec<Invalidation> {
     })
 }
 
+/// The most pages that the real twin invalidates one by one.
+const SINGLE_PAGES: u64 = 16;
+
+/// Records what the real twin does to invalidate something of the guest that `vttbr` names.
+fn record(vttbr: u64, maintenance: impl FnOnce()) {
+    if cfg!(feature = "trace") && !BROKEN.get() {
+        dsb_ishst();
+        trace::sysreg_write(Register::Vttbr, vttbr);
+        isb();
+        maintenance();
+        dsb_ish();
+        trace::sysreg_write(Register::Vttbr, 0);
+        isb();
+    }
+}
+
 /// Removes every cached translation of `ranges` of the guest that `vttbr` names, stage 2 and
 /// combined, on all CPUs. A range must have been mapped by one entry, or the CPU have
 /// FEAT_TLBIRANGE; for more entries than that [`invalidate_vmid`] is the way.
@@ -114,6 +132,18 @@ pub fn invalidate_stage2(vttbr: u64, ranges: &[IpaRange]) {
             });
         }
     });
+    let pages = |range: &IpaRange| range.end.page() - range.start.page();
+    record(vttbr, || {
+        // As the real twin does without FEAT_TLBIRANGE.
+        if ranges.iter().map(pages).sum::<u64>() > SINGLE_PAGES {
+            return trace::tlbi(Tlbi::Vmalls12e1is, 0);
+        }
+        for page in ranges.iter().flat_map(|range| range.start.page()..range.end.page()) {
+            trace::tlbi(Tlbi::Ipas2e1is, page);
+        }
+        dsb_ish();
+        trace::tlbi(Tlbi::Vmalle1is, 0);
+    });
 }
 
 /// Removes every cached translation of the guest that `vttbr` names, on all CPUs.
@@ -124,6 +154,7 @@ pub fn invalidate_vmid(vttbr: u64) {
             tlb.of.remove(&vmid(vttbr));
         }
     });
+    record(vttbr, || trace::tlbi(Tlbi::Vmalls12e1is, 0));
 }
 
 /// Removes every cached translation of every guest, on all CPUs.
@@ -134,6 +165,7 @@ pub fn invalidate_all_guests() {
             tlb.of.clear();
         }
     });
+    record(0, || trace::tlbi(Tlbi::Alle1is, 0));
 }
 
 /// Translates `ipa` as the MMU of a CPU that runs the guest that `vttbr` names, from what is cached

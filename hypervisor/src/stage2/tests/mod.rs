@@ -10,6 +10,8 @@ mod reference;
 #[cfg(shuttle)]
 mod schedules;
 mod stress;
+#[cfg(feature = "trace")]
+mod traced;
 mod walkers;
 mod wrong;
 

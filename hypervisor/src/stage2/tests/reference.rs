@@ -34,7 +34,7 @@ struct Watched {
     ipa: Ipa,
 }
 
-struct Test {
+pub(super) struct Test {
     memory: &'static Memory,
     space: Space<'static>,
     model: HashMap<u64, Page>,
@@ -63,7 +63,7 @@ thread_local! {
 
 impl Test {
     /// Does all of `ops` in `bytes` of memory.
-    fn run(bytes: u64, ops: &[(Op, Option<u64>)]) {
+    pub(super) fn run(bytes: u64, ops: &[(Op, Option<u64>)]) {
         let used = USED.with_borrow_mut(|used| used.remove(&bytes));
         let memory = used.unwrap_or_else(|| memory(bytes));
         let mut test = Self::new(memory);

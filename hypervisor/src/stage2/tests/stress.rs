@@ -139,6 +139,10 @@ fn worker<'a>(
 #[cfg_attr(feature = "no-tlbi", should_panic)]
 #[cfg_attr(feature = "no-grace", ignore = "walks are too short to fail by chance: see walkers.rs")]
 fn guests_see_their_own_memory_while_it_moves() {
+    run();
+}
+
+pub(super) fn run() {
     let memory = memory(MEMORY);
     let spaces = [0, 1].map(|number| space_in(memory, number, RAM_BYTES));
     let stop = AtomicBool::new(false);

@@ -85,7 +85,7 @@ impl fmt::Display for Violation {
 /// What a check came to.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What breaks a rule, in order; at most [`MOST`], for one mistake makes many.
+    /// What breaks a rule, in order; at most [`MOST`] of each rule, for one mistake makes many.
     pub violations: Vec<Violation>,
     /// How many events there were.
     pub events: usize,
@@ -115,8 +115,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// The most violations that are told.
-pub const MOST: usize = 20;
+/// The most violations of one rule that are told.
+pub const MOST: usize = 5;
 
 /// What one CPU is about.
 #[derive(Default)]
@@ -170,9 +170,6 @@ pub fn check(trace: &Trace) -> Report {
     };
     checker.complete(trace);
     for event in trace.whole() {
-        if checker.report.violations.len() >= MOST {
-            break;
-        }
         checker.now = Some(*event);
         checker.event(event);
     }
@@ -182,9 +179,9 @@ pub fn check(trace: &Trace) -> Report {
 impl Checker {
     fn breaks(&mut self, rule: Rule, why: impl fmt::Display) {
         let order = self.now.map_or(0, |event| event.order);
-        let is_last = |last: &Violation| last.rule == rule && last.order == order;
-        if self.report.violations.last().is_some_and(is_last) {
-            // Of a table, all entries break it alike.
+        let same = || self.report.violations.iter().filter(|other| other.rule == rule);
+        // Of a table, all entries break it alike.
+        if same().count() >= MOST || same().any(|other| other.order == order) {
             return;
         }
         let mut line = Vec::new();
