@@ -135,13 +135,16 @@ IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/
 	build/sluice-no-scrub.img build/sluice-trace.img build/sluice-trace-wrong.img
 
 # A whole run of Linux: its trace, checked, and rendered for others to check. TRACE_CPU=max has range TLBIs.
+# CASEMATE=<its offline checker, where there is one> is asked as well.
 TRACE_CPU ?= cortex-a72
+CASEMATE ?=
 TRACE := build/trace/$(TRACE_CPU)
 trace: build build/sluice-trace.img
 	@target/release/trace run $(TRACE).trace $(TRACE_CPU)
 	@target/release/trace check $(TRACE).trace
 	@target/release/trace text $(TRACE).trace $(TRACE).txt
 	@target/release/trace casemate $(TRACE).trace $(TRACE).casemate
+	@[ -z "$(CASEMATE)" ] || "$(CASEMATE)" -T -S $(TRACE).casemate
 
 LOOM := RUSTFLAGS="--cfg loom" cargo test --locked --release --package sluice --lib --target-dir target/loom model
 SHUTTLE := RUSTFLAGS="--cfg shuttle" cargo test --locked --release --package sluice --lib --target-dir target/shuttle schedules

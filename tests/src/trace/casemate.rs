@@ -244,3 +244,131 @@ impl<W: Write> Renderer<'_, W> {
         self.put(event, "sysreg-write", &fields)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Barrier;
+    use super::*;
+
+    const ROOT: u64 = 0x4000_0000;
+    const TABLE: u64 = 0x4000_1000;
+    const LEAF: u64 = 0x8000_07ff;
+
+    fn at(kind: Kind, what: u16, a: u64, b: u64) -> Event {
+        Event { order: 0, kind, cpu: 1, what, count: 1, a, b }
+    }
+
+    /// What becomes of `events`, without what each line begins and ends with.
+    fn rendered(events: &[Event]) -> Vec<String> {
+        let number = |(order, event): (u64, &Event)| Event { order, ..*event };
+        let events = (0..).zip(events).map(number).collect();
+        let mut out = Vec::new();
+        let rendered = render(&Trace { events }, &mut out).unwrap();
+        assert_eq!(rendered.bytes, out.len() as u64);
+        let text = String::from_utf8(out).unwrap();
+        let without_ends = |(number, line): (usize, &str)| {
+            let (name, fields) = line.split_once(&format!(" (id {}) (tid 1)", number + 1)).unwrap();
+            let (fields, source) = fields.split_once(" (src \"event:").unwrap();
+            assert!(source.ends_with("\"))"), "{line}");
+            format!("{name}{fields}")
+        };
+        text.lines().enumerate().map(without_ends).collect()
+    }
+
+    /// A guest with a table and a page in it.
+    fn made() -> Vec<Event> {
+        vec![
+            at(Kind::Table, 0, ROOT, 0),
+            at(Kind::Root, 0, ROOT, 1),
+            at(Kind::Table, 0, TABLE, 0),
+            at(Kind::Write, 0, ROOT, TABLE | 3),
+            at(Kind::Write, 0, TABLE, LEAF),
+        ]
+    }
+
+    fn after_made(events: &[Event]) -> Vec<String> {
+        let mut all = made();
+        let before = rendered(&all).len();
+        all.extend(events);
+        rendered(&all).split_off(before)
+    }
+
+    #[test]
+    fn tables_and_roots_are_told_before_they_are_used() {
+        let expected = [
+            "(mem-init (address 0x40000000) (size 0x1000)",
+            "(hint (kind set_root_lock) (location 0x40000000) (value 0x40000000)",
+            "(hint (kind set_owner_root) (location 0x40000000) (value 0x40000000)",
+            "(mem-init (address 0x40001000) (size 0x1000)",
+            "(hint (kind set_owner_root) (location 0x40001000) (value 0x40000000)",
+            "(mem-write (mem-order release) (address 0x40000000) (value 0x40001003)",
+            "(mem-write (mem-order release) (address 0x40001000) (value 0x800007ff)",
+        ];
+        assert_eq!(rendered(&made()), expected);
+    }
+
+    #[test]
+    fn maintenance_and_registers_are_said_in_its_words() {
+        let said = after_made(&[
+            at(Kind::Lock, 0, ROOT, 0),
+            at(Kind::Barrier, Barrier::DsbIshst as u16, 0, 0),
+            at(Kind::Tlbi, Tlbi::Ipas2e1is as u16, 5, 0),
+            at(Kind::Barrier, Barrier::DsbIsh as u16, 0, 0),
+            at(Kind::Tlbi, Tlbi::Vmalle1is as u16, 0, 0),
+            at(Kind::Tlbi, Tlbi::Ripas2e1is as u16, 5, 0),
+            at(Kind::Barrier, Barrier::Isb as u16, 0, 0),
+            at(Kind::Unlock, 0, ROOT, 0),
+            at(Kind::Register, Register::Vttbr as u16, ROOT | 1 << 48, 0),
+            at(Kind::Register, Register::Vttbr as u16, 0, 0),
+            at(Kind::RootEnd, 0, ROOT, 0),
+            at(Kind::Free, 0, TABLE, 0),
+        ]);
+        let expected = [
+            "(lock (address 0x40000000)",
+            "(barrier dsb (kind ishst)",
+            "(tlbi ipas2e1is (value 0x5)",
+            "(barrier dsb (kind ish)",
+            "(tlbi vmalle1is",
+            "(tlbi vmalls12e1is",
+            "(barrier isb",
+            "(unlock (address 0x40000000)",
+            "(sysreg-write (sysreg vttbr_el2) (value 0x1000040000000)",
+            "(sysreg-write (sysreg vttbr_el2) (value 0xffff000000000000)",
+            "(hint (kind release_table) (location 0x40000000) (value 0x0)",
+            "(mem-free (address 0x40001000) (size 0x1000)",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_it_has_no_words_for_is_left_out() {
+        let said = after_made(&[
+            at(Kind::Tlbi, Tlbi::Vae2 as u16, 5, 0),
+            at(Kind::Barrier, Barrier::DsbNsh as u16, 0, 0),
+            at(Kind::Flag, 0, TABLE, LEAF & !(1 << 10)),
+            at(Kind::Pin, 0, 0, 0),
+            at(Kind::Zero, 0, 0x5000_0000, 0),
+            at(Kind::Free, 0, 0x5000_0000, 0),
+        ]);
+        assert_eq!(said, [""; 0]);
+    }
+
+    #[test]
+    fn entries_that_leave_with_their_table_are_told_by_it() {
+        let clear = [at(Kind::Write, 0, TABLE, 0), at(Kind::Write, 0, ROOT, 0)];
+        let table_goes = "(mem-write (mem-order release) (address 0x40000000) (value 0x0)";
+        assert_eq!(after_made(&clear), [table_goes]);
+        // Flushed before: then it is told by itself.
+        let flush = at(Kind::Tlbi, Tlbi::Vmalls12e1is as u16, 0, 0);
+        assert_eq!(after_made(&[clear[0], flush, clear[1]]).len(), 3);
+    }
+
+    #[test]
+    fn a_copy_of_a_table_is_all_its_entries() {
+        let copy = 0x4000_2000;
+        let said = after_made(&[at(Kind::Table, 0, copy, 0), at(Kind::Copy, 0, copy, TABLE)]);
+        assert_eq!(said.len(), 2 + 512);
+        assert!(said[2].contains("(address 0x40002000) (value 0x800007ff)"), "{}", said[2]);
+        assert!(said[3].contains("(address 0x40002008) (value 0x0)"), "{}", said[3]);
+    }
+}

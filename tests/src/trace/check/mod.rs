@@ -6,6 +6,8 @@
 //! (`windows`). What it is told is what was done; nothing of Sluice's own code is used to judge it.
 
 mod frames;
+#[cfg(test)]
+mod life;
 mod tables;
 #[cfg(test)]
 mod tests;
