@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test mutations check bench trace build setup clean FORCE
+.PHONY: help run demo test mutations litmus check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -42,6 +42,7 @@ help:
 	@echo 'make bench    what things cost, in instructions'
 	@echo 'make trace    a whole run with all that was done to tables and TLBs: recorded, checked, rendered'
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
+	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
 	@echo 'make build    the image and the default guest bundle, in build/'
 	@echo 'make clean    remove what was built, not what was downloaded'
 	@echo
@@ -52,8 +53,8 @@ help:
 	@echo '  or GUEST=<manifest.dts> GUEST_FILES="<the files that it names>"'
 
 # Set-up ends with build/toolchain.mk, which says how to build for the target; including
-# it makes every goal that builds set up first. These three need nothing.
-ifneq ($(filter-out help clean setup,$(MAKECMDGOALS)),)
+# it makes every goal that builds set up first. These need nothing.
+ifneq ($(filter-out help clean setup litmus,$(MAKECMDGOALS)),)
 include build/toolchain.mk
 endif
 
@@ -169,6 +170,10 @@ mutations:
 	$(LOOM)
 	$(SHUTTLE)
 	@scripts/mutations.sh docs/mutations.md
+
+# HERD7 may have options: HERD7='herd7 -I <its library>'.
+litmus:
+	@HERD7="$(HERD7)" scripts/litmus.sh
 
 check:
 	cargo fmt --all --check
