@@ -8,6 +8,7 @@ use crate::bundle::Guest;
 use crate::ensure;
 use crate::failure::Outcome;
 use crate::machine::{COMMAND, Plan};
+use crate::monitor::wait_until;
 
 const MIB: u64 = 1 << 20;
 /// How long memory may take to move.
@@ -57,9 +58,10 @@ pub fn whole_life(name: &str, cpu: &str, file: &Path) -> Outcome {
     // With it goes all that it had, the root table last.
     machine.ask("destroy linux")?;
     machine.control()?.event("destroyed", COMMAND)?;
-    let rest = machine.owners_at_rest()?;
-    ensure!(rest.all_tables() == 0, "tables are left: {rest:?}");
-    ensure!(rest.accounted() == rest.total, "lost: {rest:?}");
+    wait_until("all frames are free", COMMAND, || {
+        let rest = machine.owners_at_rest()?;
+        Ok((rest.accounted() == rest.total).then_some(()))
+    })?;
     machine.control()?.send("quit")?;
     let status = machine.wait_for_end(COMMAND)?;
     ensure!(status.success(), "QEMU ended with {status}");
