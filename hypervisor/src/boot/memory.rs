@@ -4,7 +4,8 @@
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::arch;
 use crate::arch::boot::image;
-use crate::mem::{FrameTable, LayoutError, Memory, RangeError, Record};
+use crate::logger::microseconds;
+use crate::mem::{FrameTable, LayoutError, Memory, RangeError, Record, Stalled};
 use crate::monitor::parse;
 use crate::system;
 use core::fmt;
@@ -224,6 +225,7 @@ impl Plan {
         };
         let mut memory = Memory::new(table);
         memory.set_clock(arch::time::now);
+        memory.set_patience(arch::time::frequency(), say_stalled);
         self.claim(&memory).unwrap_or_else(|error| panic!("memory cannot be claimed: {error:?}"));
         memory
     }
@@ -268,4 +270,14 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Logs that a CPU has held a pin for longer than a second.
+fn say_stalled(stalled: &Stalled) {
+    let Stalled { cpu, pins, announced, time, frames } = *stalled;
+    log::warn!(
+        "CPU {cpu} has held up reuse for {} ms: pinned {pins} deep since epoch {}; {frames} frames wait",
+        microseconds(time) / 1000,
+        announced.get(),
+    );
 }

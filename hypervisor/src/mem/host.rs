@@ -8,12 +8,22 @@ use crate::arch;
 /// 2 MiB are the table pool, the rest is free and dirty. It begins at a multiple of its own size
 /// rounded up to a power of two, or of 1 GiB.
 pub fn memory(bytes: u64) -> &'static Memory {
-    memory_in(arch::memory::take(bytes, bytes.next_power_of_two().min(BLOCK_1G)))
+    memory_with(bytes, |_| ())
+}
+
+/// Makes memory, as [`memory`] does, and has `set` set what can be set before anybody uses it.
+pub fn memory_with(bytes: u64, set: impl FnOnce(&mut Memory)) -> &'static Memory {
+    make(arch::memory::take(bytes, bytes.next_power_of_two().min(BLOCK_1G)), set)
 }
 
 /// Makes memory, as [`memory`] does, of a range of the arena, and forgets what was there before.
 pub fn memory_in(range: PaRange) -> &'static Memory {
-    let memory = Memory::new(frame_table(core::slice::from_ref(&range)));
+    make(range, |_| ())
+}
+
+fn make(range: PaRange, set: impl FnOnce(&mut Memory)) -> &'static Memory {
+    let mut memory = Memory::new(frame_table(core::slice::from_ref(&range)));
+    set(&mut memory);
     let pool = range.start..Pa::new(range.start.as_u64() + BLOCK_2M);
     memory.claim_hypervisor(pool.clone()).expect("nothing is claimed yet");
     memory.claim_table_chunk(pool).expect("this was claimed");

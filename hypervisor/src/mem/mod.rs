@@ -32,6 +32,7 @@ mod order;
 mod owner;
 mod retire;
 mod scrub;
+mod stall;
 mod tables;
 #[cfg(not(loom))]
 mod teardown;
@@ -47,6 +48,7 @@ pub use offline::{IsolateError, Isolated, OnlineError, Unclean, Use};
 pub use order::Order;
 pub use owner::{GuestId, MAX_GUESTS, Owner};
 pub use retire::{GracePeriod, POISON, RetiredCounts, Waiting};
+pub use stall::Stalled;
 pub use tables::{HypervisorFrame, TableFrame};
 #[cfg(not(loom))]
 pub use teardown::{Flushed, Retiring, Unlinked};
@@ -86,6 +88,7 @@ pub struct Memory {
     watermark: AtomicU64,
     retired_bound: AtomicU64,
     clock: fn() -> u64,
+    patience: Option<stall::Patience>,
     #[cfg(any(test, feature = "fault-injection"))]
     faults: fault::Injection,
 }
@@ -143,6 +146,7 @@ impl Memory {
             watermark: AtomicU64::new(DEFAULT_WATERMARK),
             retired_bound: AtomicU64::new(DEFAULT_RETIRED_BOUND),
             clock: || 0,
+            patience: None,
             #[cfg(any(test, feature = "fault-injection"))]
             faults: fault::Injection::default(),
         }

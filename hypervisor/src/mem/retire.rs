@@ -9,6 +9,7 @@
 //! Lock order: this lock, then those of the free lists and of the table pool.
 
 use super::frame_table::{FrameTable, Head, Kind};
+use super::stall::Watch;
 use super::{Chain, Memory, buddy::Content};
 use crate::addr::Frame;
 use crate::arch;
@@ -47,6 +48,10 @@ pub struct RetiredCounts {
     pub total: u64,
     /// The longest grace period so far, by the clock of [`Memory::set_clock`].
     pub longest: u64,
+    /// The CPUs that hold up the epoch for longer than [`Memory::set_patience`] allows, a bit each.
+    pub stalled: u32,
+    /// How often a CPU did.
+    pub stalled_ever: u64,
     /// The most frames that were retired at one time.
     pub most: u64,
 }
@@ -80,6 +85,7 @@ pub(super) struct Garbage {
     recycled: u64,
     longest: u64,
     most: u64,
+    pub(super) watch: Watch,
 }
 
 impl Garbage {
@@ -92,6 +98,7 @@ impl Garbage {
             recycled: 0,
             longest: 0,
             most: 0,
+            watch: Watch::new(),
         }
     }
 
@@ -159,6 +166,8 @@ impl Garbage {
             expired: self.expired.frames(),
             total: self.retired,
             longest: self.longest,
+            stalled: if self.frames() > 0 { self.watch.said() } else { 0 },
+            stalled_ever: self.watch.ever(),
             most: self.most,
         }
     }
@@ -240,6 +249,9 @@ impl Memory {
     pub(super) fn help(&self) -> u64 {
         let advanced = self.epoch.try_advance();
         let recycled = self.recycle();
+        if !advanced {
+            self.look_for_stalled();
+        }
         if !advanced && recycled == 0 {
             arch::cpu::relax();
         }

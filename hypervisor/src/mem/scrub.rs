@@ -28,7 +28,14 @@ impl Memory {
     /// frames to come back, where no CPU is idle.
     /// Says whether it did either.
     pub fn reclaim_step(&self) -> bool {
-        self.garbage.lock().frames() > 0 && (self.epoch.try_advance() | (self.recycle() > 0))
+        if self.garbage.lock().frames() == 0 {
+            return false;
+        }
+        let advanced = self.epoch.try_advance();
+        if !advanced {
+            self.look_for_stalled();
+        }
+        (self.recycle() > 0) | advanced
     }
 
     /// Makes one bounded step of what is to be done in the background: ends grace periods, recycles

@@ -390,18 +390,25 @@ fn tables(guest: &Guest, range: Option<IpaRange>, report: &mut Report<'_>) {
 fn epoch(system: &'static System, report: &mut Report<'_>) {
     const CPUS: &[Column] = &[("cpu", 4), ("state", 10), ("announced", 10), ("pins", 5)];
     const WAITING: &[Column] = &[("epoch", 10), ("frames", 10), ("tables", 8), ("age_us", 12)];
+    let retired = system.memory().counts().retired_detail;
     let snapshot = system.memory().epoch().snapshot();
+    let is_stalled = |cpu: usize, announced| {
+        retired.stalled >> cpu & 1 != 0 && snapshot.epoch.since(announced) > 0
+    };
     report.value("epoch", Value::Number(snapshot.epoch.get()));
     report.table("cpus", CPUS);
     for (cpu, state) in snapshot.cpus.iter().enumerate().take(system.cpus()) {
         report.row(&[
             Value::Number(cpu as u64),
-            Value::Text(if state.pins == 0 { "quiescent" } else { "active" }),
+            Value::Text(match state.pins {
+                0 => "quiescent",
+                _ if is_stalled(cpu, state.announced) => "stalled",
+                _ => "active",
+            }),
             Value::Number(state.announced.get()),
             Value::Number(state.pins.into()),
         ]);
     }
-    let retired = system.memory().counts().retired_detail;
     report.table("retired", WAITING);
     for waiting in retired.waiting.iter().filter(|waiting| waiting.frames > 0) {
         report.row(&[
@@ -416,6 +423,7 @@ fn epoch(system: &'static System, report: &mut Report<'_>) {
     report.value("most_retired", Value::Number(retired.most));
     report.value("retired_bound", Value::Number(system.memory().retired_bound()));
     report.value("longest_grace_us", Value::Number(microseconds(retired.longest)));
+    report.value("stalled_ever", Value::Number(retired.stalled_ever));
 }
 
 fn log(lines: usize, report: &mut Report<'_>) {
