@@ -43,13 +43,13 @@ fn memory_comes_and_goes_on_four_cpus_while_walkers_look_on() -> Outcome {
     machine.ask("audit continuous on")?;
     machine.ask("balance on")?;
     let end = std::time::Instant::now() + AROUND + CYCLE * cycles;
-    let (mut walks, mut most) = (0, 0);
-    let said = loop {
-        most = look_on(&mut machine)?;
+    let mut walks = 0;
+    let (said, most) = loop {
+        let most = look_on(&mut machine)?;
         walks += 1;
         let pattern = r"churn: (\d+) cycles of (\d+) pages";
         if let Some(said) = machine.console.look_for(pattern, Duration::from_millis(1))? {
-            break said;
+            break (said, most);
         }
         let all = machine.console.all();
         let failed = all.lines().find(|line| line.starts_with("fail "));

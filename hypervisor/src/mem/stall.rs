@@ -1,8 +1,8 @@
 //! Walkers that hold up grace periods for too long, by the CPU that they run on.
 //!
-//! A pin is bounded (at most 512 loads, or a copy within one page), so nothing waits for one. Should one last after all,
-//! memory that guests gave up would come back later and later, and nothing would say why. Whoever tries to end a grace
-//! period and cannot looks here.
+//! A pin is bounded (at most 256 entries are read under one, or 32 KiB copied), so nothing waits for one. Should one
+//! last after all, memory that guests gave up would come back later and later, and nothing would say why. Whoever
+//! tries to end a grace period and cannot looks here.
 //!
 //! The epoch cannot advance while a CPU is pinned in an earlier one. So a CPU that is behind an epoch that began, as far
 //! as was seen, longer ago than the patience has held one pin for all of that time: no chain of short pins is taken for
