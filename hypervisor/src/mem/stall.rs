@@ -118,7 +118,7 @@ impl Memory {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::super::{Chain, Order, host};
     use super::*;
