@@ -83,6 +83,8 @@ $(eval $(call IMAGE,guest-stub,guest-stub,))
 $(eval $(call IMAGE,sluice-no-grace,sluice,target$(comma)no-grace))
 $(eval $(call IMAGE,sluice-no-tlbi,sluice,target$(comma)no-tlbi$(comma)fault-injection))
 $(eval $(call IMAGE,sluice-no-scrub,sluice,target$(comma)no-scrub))
+# Sluice of which allocations can be made to fail.
+$(eval $(call IMAGE,sluice-faults,sluice,target$(comma)fault-injection))
 
 # Sluice that measures its epoch scheme, and one that does without pins.
 $(eval $(call IMAGE,sluice-scheme,sluice,target$(comma)scheme))
@@ -133,7 +135,7 @@ bench: build build/guest-stub.img build/sluice-tally.img build/sluice-scheme.img
 	@target/release/bench
 
 IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img \
-	build/sluice-no-scrub.img build/sluice-trace.img build/sluice-trace-wrong.img
+	build/sluice-no-scrub.img build/sluice-faults.img build/sluice-trace.img build/sluice-trace-wrong.img
 
 # A whole run of Linux: its trace, checked, and rendered for others to check. TRACE_CPU=max has range TLBIs.
 # CASEMATE=<its offline checker, where there is one> is asked as well.

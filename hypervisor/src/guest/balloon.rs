@@ -42,9 +42,11 @@ const RANGES_A_STEP: usize = 6;
 pub struct Hands(pub(super) Arc<Guest>);
 
 impl Hands {
+    /// Takes or returns some of `pages`. `again`: where there is no memory for it, it is tried again.
     fn each(
         &self,
         pages: &[u32],
+        again: bool,
         take: impl FnOnce(&[Ipa]) -> Result<Pages, TakeError>,
     ) -> Outcome {
         let mut ipas = [Ipa::new(0); PAGES_A_STEP];
@@ -71,7 +73,11 @@ impl Hands {
                 }
                 outcome
             }
-            Err(_) => Outcome { handled: count, no_memory: count as u32, ..Outcome::default() },
+            Err(_) => Outcome {
+                handled: if again { 0 } else { count },
+                no_memory: count as u32,
+                ..Outcome::default()
+            },
         }
     }
 }
@@ -79,7 +85,8 @@ impl Hands {
 impl BalloonBackend for Hands {
     fn inflate(&mut self, pages: &[u32]) -> Outcome {
         let space = &self.0.space;
-        self.each(pages, |ipas| {
+        // What cannot be taken stays the guest's, which has no use for it.
+        self.each(pages, false, |ipas| {
             let (done, flushed) = space.take_pages(ipas)?;
             flushed.retire();
             Ok(done)
@@ -88,7 +95,8 @@ impl BalloonBackend for Hands {
 
     fn deflate(&mut self, pages: &[u32]) -> Outcome {
         let space = &self.0.space;
-        self.each(pages, |ipas| {
+        // A driver that is told that it has pages back uses them: until there is a frame for a table, it is not told.
+        self.each(pages, true, |ipas| {
             let (done, flushed) = space.return_pages(ipas)?;
             flushed.retire();
             Ok(done)
@@ -122,10 +130,14 @@ impl BalloonBackend for Hands {
         let ram = self.0.space.extent();
         let start = Ipa::new(self.0.release_from.load(Ordering::Relaxed)).max(ram.start);
         let returned = self.0.space.return_range(start..ram.end);
-        let next = returned.ok().and_then(|returned| {
-            returned.flushed.retire();
-            returned.next
-        });
+        let next = match returned {
+            Ok(returned) => {
+                returned.flushed.retire();
+                returned.next
+            }
+            // There is no frame for a table now. What is not returned must not be left: the next driver would use it.
+            Err(_) => Some(start),
+        };
         let (next, progress) =
             next.map_or((ram.start, Progress::Done), |next| (next, Progress::MoreWork));
         self.0.release_from.store(next.as_u64(), Ordering::Relaxed);

@@ -11,6 +11,10 @@ pub(super) struct Injection {
     failures: AtomicU64,
     /// How many have failed.
     failed: AtomicU64,
+    /// One in how many fails, at random; 0: none.
+    one_in: AtomicU64,
+    /// The last of the numbers that look random.
+    random: AtomicU64,
 }
 
 impl Default for Injection {
@@ -19,6 +23,8 @@ impl Default for Injection {
             successes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            one_in: AtomicU64::new(0),
+            random: AtomicU64::new(0),
         }
     }
 }
@@ -28,15 +34,33 @@ impl Injection {
     pub(super) fn fails(&self) -> bool {
         let relaxed = Ordering::Relaxed;
         let count_down = |n: u64| n.checked_sub(1);
-        let fails = self.failures.load(relaxed) > 0
-            && self.successes.fetch_update(relaxed, relaxed, count_down).is_err()
-            && self.failures.fetch_update(relaxed, relaxed, count_down).is_ok();
+        let fails = self.fails_at_random()
+            || self.failures.load(relaxed) > 0
+                && self.successes.fetch_update(relaxed, relaxed, count_down).is_err()
+                && self.failures.fetch_update(relaxed, relaxed, count_down).is_ok();
         self.failed.fetch_add(u64::from(fails), relaxed);
         fails
     }
 
+    fn fails_at_random(&self) -> bool {
+        let one_in = self.one_in.load(Ordering::Relaxed);
+        if one_in == 0 {
+            return false;
+        }
+        let next = |random: u64| {
+            Some(
+                random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407),
+            )
+        };
+        let random = self.random.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        (random.unwrap_or_default() >> 33).is_multiple_of(one_in)
+    }
+
     fn set(&self, successes: u64, failures: u64) {
         self.failures.store(0, Ordering::Relaxed);
+        self.one_in.store(0, Ordering::Relaxed);
         self.failed.store(0, Ordering::Relaxed);
         self.successes.store(successes, Ordering::Relaxed);
         self.failures.store(failures, Ordering::Relaxed);
@@ -53,6 +77,13 @@ impl Memory {
     /// Lets the next `successes` allocations succeed, the one after them fail, and the rest succeed.
     pub fn fail_once_after(&self, successes: u64) {
         self.faults.set(successes, 1);
+    }
+
+    /// Lets one allocation in `one_in` fail, at random by `seed`.
+    pub fn fail_at_random(&self, one_in: u64, seed: u64) {
+        self.faults.set(0, 0);
+        self.faults.random.store(seed, Ordering::Relaxed);
+        self.faults.one_in.store(one_in, Ordering::Relaxed);
     }
 
     /// Lets no allocation fail on purpose any more. Returns how many have since the last call of

@@ -32,9 +32,11 @@ pub fn execute(
     format: Format,
     out: &mut dyn Write,
 ) {
-    #[cfg(feature = "fault-injection")]
-    crash::crash(line);
     let mut report = Report::new(out, format);
+    #[cfg(feature = "fault-injection")]
+    if super::faults::obey(system, line, &mut report) {
+        return;
+    }
     match parse::parse(line) {
         Ok(command) => {
             let Some(job) = run(system, command, &mut report) else { return };
@@ -452,32 +454,4 @@ fn counters(system: &'static System, report: &mut Report<'_>) {
     report.value("image", Value::Size(arch::boot::image_bytes() as u64));
     report.value("ticks", Value::Number(arch::time::now()));
     report.value("ticks_a_second", Value::Number(arch::time::frequency()));
-}
-
-/// For tests only: ends of Sluice on command, to see what it says then.
-#[cfg(feature = "fault-injection")]
-mod crash {
-    #![expect(unsafe_code, reason = "does what must not be done")]
-
-    /// Ends Sluice if `line` asks for it: `crash panic`, `crash fault` or `crash stack`.
-    pub(super) fn crash(line: &str) {
-        match line.trim() {
-            "crash panic" => panic!("asked for by the monitor"),
-            "crash fault" => {
-                // SAFETY: none: nothing is mapped there, which is what is wanted.
-                unsafe { core::ptr::without_provenance_mut::<u64>(0x10).write_volatile(1) };
-            }
-            "crash stack" => {
-                deeper(0);
-            }
-            _ => {}
-        }
-    }
-
-    #[inline(never)]
-    #[expect(unconditional_recursion, reason = "runs off the stack's end")]
-    fn deeper(depth: u64) -> u64 {
-        let here = core::hint::black_box([depth; 32]);
-        deeper(depth + 1) + here[31]
-    }
 }

@@ -9,6 +9,8 @@ mod balance;
 mod bench;
 #[cfg(target_os = "none")]
 mod commands;
+#[cfg(all(target_os = "none", feature = "fault-injection"))]
+mod faults;
 #[cfg(target_os = "none")]
 pub mod job;
 #[cfg(target_os = "none")]

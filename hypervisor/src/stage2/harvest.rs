@@ -9,7 +9,7 @@ use super::descriptor::{ENTRIES, Entry, Level};
 use super::walk::Table;
 use crate::addr::Pa;
 use crate::mem::Order;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, follow};
 
 /// The number of levels of tables.
 const LEVELS: usize = 3;
@@ -24,7 +24,7 @@ fn whole(table: Table<'_>) -> Option<(Pa, Order)> {
         Level::Two => Order::BLOCK_1G,
         Level::Three => Order::BLOCK_2M,
     };
-    let decode = |slot: &AtomicU64| Entry::decode(slot.load(Ordering::Acquire), table.level());
+    let decode = |slot: &AtomicU64| Entry::decode(follow(slot), table.level());
     let Entry::Leaf(first) = decode(table.slot(0)) else { return None };
     if !first.is_aligned(order.bytes()) {
         return None;
@@ -79,7 +79,7 @@ impl Harvest {
                 read += WHOLE;
                 continue;
             }
-            let bits = table.slot(usize::from(*next)).load(Ordering::Acquire);
+            let bits = follow(table.slot(usize::from(*next)));
             *next += 1;
             read += 1;
             match Entry::decode(bits, table.level()) {
