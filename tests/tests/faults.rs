@@ -82,6 +82,7 @@ fn each_allocation_that_fails_is_answered_and_changes_nothing() -> Outcome {
 
 /// Linux under load, whose memory is moved while one allocation in 16 fails.
 #[test]
+#[ignore = "goes with make soak"]
 fn failures_at_random_under_linux_do_no_harm() -> Outcome {
     let seed = 1;
     let mut guest = linux(KERNEL)?;
