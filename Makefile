@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test mutations litmus check bench trace build setup clean FORCE
+.PHONY: help run demo test mutations litmus soak check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -41,6 +41,7 @@ help:
 	@echo 'make check    formatting, clippy for host and target, documentation'
 	@echo 'make bench    what things cost, in instructions'
 	@echo 'make trace    a whole run with all that was done to tables and TLBs: recorded, checked, rendered'
+	@echo 'make soak     memory comes and goes 100,000 times (CYCLES=); allocations fail under Linux'
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
 	@echo 'make build    the image and the default guest bundle, in build/'
@@ -165,6 +166,12 @@ test: $(IMAGES) $(INITRAMFS)
 	$(SHUTTLE)
 	@scripts/mutations.sh build/mutations.md
 	cargo test --locked --package sluice-tests --no-fail-fast
+
+# The long ones: 100,000 times memory comes and goes, and allocations that fail at random under Linux.
+CYCLES ?= 100000
+soak: $(IMAGES) $(INITRAMFS)
+	CYCLES=$(CYCLES) cargo test --locked --package sluice-tests --no-fail-fast --test soak --test faults -- \
+		--include-ignored --nocapture
 
 # What the two checkers catch, as a table.
 mutations:
