@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addr::PAGE_SIZE;
+use crate::arch::cpu::{self, CpuId};
 use crate::arch::tlb;
 use crate::mem::Order;
 use crate::stage2::{AccessPass, Accessed, Populated};
@@ -118,6 +119,8 @@ fn passes_and_edits_do_not_disturb_one_another() {
     let (memory, space) = with_blocks(16);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            // Pins are a CPU's: on one with the edits they would be the edits' own.
+            cpu::set_current(CpuId::new(1).unwrap());
             for _ in 0..200 {
                 pass(&space);
             }
