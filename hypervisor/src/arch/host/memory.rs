@@ -4,7 +4,7 @@
 use crate::addr::{Pa, PaRange};
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The physical address of the arena's first byte.
 const BASE: u64 = 0x1_0000_0000;
@@ -37,12 +37,20 @@ fn arena() -> NonNull<u8> {
 
 /// Takes `bytes` of physical memory, aligned to `align` bytes, that no other test has.
 pub fn take(bytes: u64, align: u64) -> PaRange {
-    static NEXT: Mutex<u64> = Mutex::new(BASE);
-    let mut next = NEXT.lock().expect("no test panics while it takes memory");
-    let start = next.next_multiple_of(align);
-    assert!(start + bytes <= BASE + SIZE, "the arena is used up: enlarge SIZE");
-    *next = start + bytes;
-    Pa::new(start)..Pa::new(start + bytes)
+    // What must lie at large multiples comes from the end: so little is lost between, in whichever order tests run.
+    const LARGE: u64 = 64 << 20;
+    static FREE: Mutex<(u64, u64)> = Mutex::new((BASE, BASE + SIZE));
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (low, high) = *free;
+    let from_end = align >= LARGE;
+    let start = match from_end {
+        true => high.saturating_sub(bytes) / align * align,
+        false => low.next_multiple_of(align),
+    };
+    let end = start + bytes;
+    assert!(low <= start && end <= high, "the arena is used up: enlarge SIZE");
+    *free = if from_end { (low, start) } else { (end, high) };
+    Pa::new(start)..Pa::new(end)
 }
 
 /// Returns where EL2 reaches the byte at `pa` of a frame that the hypervisor owns.
