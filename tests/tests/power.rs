@@ -126,10 +126,7 @@ fn an_idle_guest_leaves_the_cpu() -> Outcome {
 #[test]
 fn a_crash_at_el2_says_where_and_ends_the_machine() -> Outcome {
     for (how, says) in [
-        (
-            "panic",
-            r"panic on CPU 0: asked for by the monitor \(hypervisor/src/monitor/commands.rs:",
-        ),
+        ("panic", r"panic on CPU 0: asked for by the monitor \(hypervisor/src/monitor/faults.rs:"),
         ("fault", r"panic on CPU 0: data abort at 0x[0-9a-f]+, address 0x10"),
         ("stack", r"panic on CPU 0: data abort at 0x[0-9a-f]+, address 0x[0-9a-f]+"),
     ] {
