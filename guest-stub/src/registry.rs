@@ -109,7 +109,7 @@ pub static TESTS: &[Test] = &[
     test("hammer-report", hammer::report),
     test("hammer-release", hammer::release),
     test("hammer-plugged", hammer::plugged),
-    by_full_name("churn", churn::churn),
+    test("churn", churn::churn),
     test("hostile-calls", calls::random),
     test("hostile-cpu-on", calls::cpu_on),
     test("hostile-immediates", calls::immediates),

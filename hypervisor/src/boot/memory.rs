@@ -4,6 +4,7 @@
 use crate::addr::{PAGE_SIZE, Pa, PaRange};
 use crate::arch;
 use crate::arch::boot::image;
+use crate::arch::cpu::CpuId;
 use crate::logger::microseconds;
 use crate::mem::{FrameTable, LayoutError, Memory, RangeError, Record, Stalled};
 use crate::monitor::parse;
@@ -225,6 +226,7 @@ impl Plan {
         };
         let mut memory = Memory::new(table);
         memory.set_clock(arch::time::now);
+        memory.set_rouse(rouse);
         memory.set_patience(arch::time::frequency(), say_stalled);
         self.claim(&memory).unwrap_or_else(|error| panic!("memory cannot be claimed: {error:?}"));
         memory
@@ -269,6 +271,13 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+/// Has `cpu`, which waits for an interrupt, look for something to do.
+fn rouse(cpu: CpuId) {
+    if let Some(system) = system::try_get() {
+        system.kick(cpu);
     }
 }
 

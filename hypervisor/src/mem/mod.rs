@@ -32,6 +32,7 @@ mod order;
 mod owner;
 mod retire;
 mod scrub;
+mod sleepers;
 mod stall;
 mod tables;
 #[cfg(not(loom))]
@@ -75,6 +76,7 @@ pub struct Memory {
     growing: AtomicBool,
     roots: tables::Roots,
     garbage: Lock<retire::Garbage>,
+    sleepers: sleepers::Sleepers,
     known: Lock<boot::Ranges>,
     guests: [counts::OfGuest; MAX_GUESTS],
     /// Frames of the hypervisor outside of the pool.
@@ -136,6 +138,7 @@ impl Memory {
             growing: AtomicBool::new(false),
             roots: tables::Roots::new(),
             garbage: Lock::new(Edge::GarbageLock, retire::Garbage::new()),
+            sleepers: sleepers::Sleepers::new(),
             known: Lock::new(Edge::KnownLock, boot::Ranges::new()),
             guests: core::array::from_fn(|_| counts::OfGuest::default()),
             own: AtomicU64::new(0),

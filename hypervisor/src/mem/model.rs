@@ -1,14 +1,19 @@
 //! Models of lookups in the frame table while a block splits and merges, and what the models of the
 //! epoch scheme (`epoch/model.rs`, which says how to run them) need of the memory manager: the bags
 //! and a frame table, without the rest.
+#![expect(unsafe_code, reason = "writes through loom's cells")]
 
 use super::frame_table::{Head, Kind};
 use super::retire::Garbage;
+use super::sleepers::Sleepers;
+use super::tables::Roots;
 use super::{Chain, FrameTable, GuestId, Order, Owner, Record};
 use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa, PaRange};
+use crate::arch::cpu::CpuId;
 use crate::epoch::Epoch;
 use crate::epoch::model::{check, is_caught};
 use crate::sync::{Edge, Lock};
+use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
@@ -19,15 +24,17 @@ pub(crate) fn table(range: PaRange) -> FrameTable {
     FrameTable::new(&[range], storage.leak()).expect("one range")
 }
 
-/// The bags of retired frames, as [`super::Memory`] holds them.
+/// The bags of retired frames and the CPUs that sleep, as [`super::Memory`] holds them.
 pub(crate) struct Bags {
     table: FrameTable,
     garbage: Lock<Garbage>,
+    sleepers: Sleepers,
 }
 
 impl Bags {
     pub(crate) fn new(table: FrameTable) -> Self {
-        Self { table, garbage: Lock::new(Edge::GarbageLock, Garbage::new()) }
+        let garbage = Lock::new(Edge::GarbageLock, Garbage::new());
+        Self { table, garbage, sleepers: Sleepers::new() }
     }
 
     /// Retires `frame` as a guest's page.
@@ -72,6 +79,70 @@ fn split_and_merge() {
     table.merge(Frame::new(2), Order::PAGE, ORDER_2.halved()).expect("these were one");
     table.merge(FIRST, ORDER_2.halved(), ORDER_2).expect("these were one");
     reader.join().expect("a model stops at its first panic");
+}
+
+/// A CPU goes to sleep while another retires something: it is roused, or looks again by itself.
+fn sleeper_and_remover() {
+    let table = table(Pa::new(0)..Pa::new(PAGE_SIZE));
+    let shared = Arc::new((Epoch::new(), Bags::new(table)));
+    let cpu = CpuId::new(1).expect("a small number");
+    let sleeper = thread::spawn({
+        let shared = shared.clone();
+        move || {
+            let bags = &shared.1;
+            bags.sleepers.falls_asleep(cpu, || bags.garbage.lock().frames() > 0)
+        }
+    });
+    let (epoch, bags) = &*shared;
+    bags.retire(epoch, FIRST);
+    let roused = bags.sleepers.take() == Some(cpu);
+    let looks_again = sleeper.join().expect("a model stops at its first panic");
+    assert!(roused || looks_again, "a lookup for what is retired never comes");
+}
+
+/// The frame of a root table goes back while another guest takes one: it is one's after the other's.
+fn roots() {
+    let shared = Arc::new((Roots::new(), UnsafeCell::new(0_u64)));
+    shared.0.set(Frame::new(1), 1);
+    shared.0.take().expect("there is one");
+    let write = |(_, frame): &(Roots, UnsafeCell<u64>)| {
+        frame.with_mut(|frame| {
+            // SAFETY: loom fails the model if this is a race, before it is one.
+            unsafe { *frame += 1 };
+        });
+    };
+    let other = thread::spawn({
+        let shared = shared.clone();
+        move || {
+            if shared.0.take().is_some() {
+                write(&shared);
+            }
+        }
+    });
+    write(&shared);
+    shared.0.put_back(0);
+    other.join().expect("a model stops at its first panic");
+}
+
+#[test]
+fn something_retired_is_looked_for() {
+    check(sleeper_and_remover, None, None).expect("the protocol holds");
+}
+
+#[test]
+fn where_a_cpu_looks_before_it_says_that_it_sleeps_it_fails() {
+    is_caught(sleeper_and_remover, "sleeper", Edge::SleepFirst, None);
+}
+
+#[test]
+fn the_frame_of_a_root_goes_from_hand_to_hand() {
+    check(roots, None, None).expect("the protocol holds");
+}
+
+#[test]
+fn without_either_order_of_roots_it_fails() {
+    is_caught(roots, "roots", Edge::RootsRelease, None);
+    is_caught(roots, "roots", Edge::RootsAcquire, None);
 }
 
 #[test]

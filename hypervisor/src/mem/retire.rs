@@ -209,6 +209,7 @@ impl Memory {
             let grace = garbage.retire(&self.epoch, &self.table, chain, now);
             (grace, garbage.frames())
         };
+        self.rouse_sleeper();
         let bound = self.retired_bound.load(Ordering::Relaxed);
         let may_wait = !self.epoch.is_pinned(arch::cpu::current());
         while cfg!(feature = "no-grace") && retired > 0 || retired > bound && may_wait {

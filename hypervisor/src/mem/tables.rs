@@ -6,10 +6,10 @@
 
 use super::buddy::Content;
 use super::frame_table::{Head, Kind};
-use super::{GuestId, MAX_GUESTS, Memory, Order, OutOfMemory};
+use super::{Clean, GuestId, MAX_GUESTS, Memory, Order, OutOfMemory};
 use crate::addr::{Frame, PAGE_SIZE, Pa};
 use crate::arch;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Edge, Ordering, ordering};
 use crate::trace;
 use core::ptr::NonNull;
 
@@ -51,12 +51,34 @@ impl Roots {
         Self { first: AtomicU32::new(0), free: AtomicU32::new(0) }
     }
 
-    fn take(&self) -> Option<Frame> {
+    /// Sets `count` frames from `first` aside. Before anybody takes one.
+    pub(super) fn set(&self, first: Frame, count: u32) {
+        self.first.store(first.number(), Ordering::Relaxed);
+        self.free.store(u32::MAX >> (u32::BITS - count), Ordering::Relaxed);
+    }
+
+    /// Takes one, if there is one left.
+    pub(super) fn take(&self) -> Option<Frame> {
         let relaxed = Ordering::Relaxed;
         let lowest = |free: u32| Some(free & free.wrapping_sub(1)).filter(|_| free != 0);
-        // Acquire: pairs with the release of whoever put it there.
-        let before = self.free.fetch_update(Ordering::Acquire, relaxed, lowest).ok()?;
+        // Acquire: pairs with the release of `put_back`. Forbids that what the last guest's walkers read, or what was
+        // noted of the frame, comes after what the next one's hypervisor writes.
+        let acquire = ordering(Edge::RootsAcquire, Ordering::Acquire);
+        let before = self.free.fetch_update(acquire, relaxed, lowest).ok()?;
         Some(Frame::new(self.first.load(relaxed) + before.trailing_zeros()))
+    }
+
+    /// Returns which of them `frame` is.
+    fn index_of(&self, frame: Frame) -> Option<u32> {
+        let first = self.first.load(Ordering::Relaxed);
+        let index = frame.number().checked_sub(first).filter(|_| first != 0)?;
+        (index < MAX_GUESTS as u32).then_some(index)
+    }
+
+    /// Takes back the one at `index`.
+    pub(super) fn put_back(&self, index: u32) {
+        // Release: pairs with the acquire of `take`.
+        self.free.fetch_or(1 << index, ordering(Edge::RootsRelease, Ordering::Release));
     }
 }
 
@@ -137,9 +159,7 @@ impl Memory {
                 self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
             }
             self.own.fetch_add(u64::from(order.frames()), Ordering::Relaxed);
-            self.roots.first.store(first.number(), Ordering::Relaxed);
-            // Release: pairs with the acquire of `Roots::take`.
-            self.roots.free.store(u32::MAX, Ordering::Release);
+            self.roots.set(first, order.frames());
         }
     }
 
@@ -156,20 +176,20 @@ impl Memory {
 
     /// Takes back a root table's frame, if it is one of those that were set aside.
     fn put_back_root(&self, frame: Frame) -> bool {
-        let index = frame.number().wrapping_sub(self.roots.first.load(Ordering::Relaxed));
-        let is_root = self.roots.first.load(Ordering::Relaxed) != 0 && index < MAX_GUESTS as u32;
-        if is_root {
-            self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
-            self.own.fetch_add(1, Ordering::Relaxed);
-            // Release: pairs with the acquire of `Roots::take`.
-            self.roots.free.fetch_or(1 << index, Ordering::Release);
-        }
-        is_root
+        let Some(index) = self.roots.index_of(frame) else { return false };
+        self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
+        self.own.fetch_add(1, Ordering::Relaxed);
+        self.roots.put_back(index);
+        true
     }
 
     /// Takes a zeroed frame for the hypervisor's own use.
     pub fn hypervisor_frame(&self) -> Result<HypervisorFrame, OutOfMemory> {
         self.injected_failure(Order::PAGE)?;
+        self.own_frame()
+    }
+
+    fn own_frame(&self) -> Result<HypervisorFrame, OutOfMemory> {
         let frame = self.pool_frame()?;
         self.table.at(frame).set_head(Head::new(Kind::Hypervisor, Order::PAGE));
         self.own.fetch_add(1, Ordering::Relaxed);
@@ -252,7 +272,8 @@ impl Memory {
     /// from the pool, which does not make it grow again.
     #[cold]
     fn grow_pool(&self) -> bool {
-        if self.growing.swap(true, Ordering::Acquire) {
+        // Relaxed: it guards nothing but itself.
+        if self.growing.swap(true, Ordering::Relaxed) {
             return false;
         }
         let plenty = {
@@ -265,20 +286,24 @@ impl Memory {
             let orders = (0..=SMALL_GROWTH).rev().filter_map(Order::new);
             orders.into_iter().find_map(|order| self.allocate_any(order).ok())
         });
-        let mut grown = false;
-        if let Some(block) = block {
-            let (first, order) = (block.first(), block.order());
-            let end = Pa::new(first.pa().as_u64() + order.bytes());
-            grown = arch::memory::map_hypervisor(first.pa()..end);
-            if grown {
-                self.table.at(first).set_head(Head::new(Kind::PoolInHand, order));
-                self.pool.lock().insert(&self.table, first, order, Content::Clean);
-            } else {
-                self.give_back(block);
-            }
-        }
-        self.growing.store(false, Ordering::Release);
+        let grown = block.is_some_and(|block| self.add_to_pool(block));
+        self.growing.store(false, Ordering::Relaxed);
         grown
+    }
+
+    /// Maps `block` at EL2 and makes it the pool's, or gives it back. Says which.
+    fn add_to_pool(&self, block: Clean) -> bool {
+        let (first, order) = (block.first(), block.order());
+        let end = Pa::new(first.pa().as_u64() + order.bytes());
+        let table = || Some(self.own_frame().ok()?.pa());
+        let mapped = arch::memory::map_hypervisor(first.pa()..end, table);
+        if mapped {
+            self.table.at(first).set_head(Head::new(Kind::PoolInHand, order));
+            self.pool.lock().insert(&self.table, first, order, Content::Clean);
+        } else {
+            self.give_back(block);
+        }
+        mapped
     }
 }
 

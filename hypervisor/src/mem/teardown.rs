@@ -10,7 +10,8 @@
 
 use super::{Chain, GracePeriod, Memory, Order};
 use crate::addr::{Frame, IpaRange, Pa};
-use crate::stage2::{FlushSet, Harvest, Level, Removing};
+use crate::stage2::{FlushSet, Harvest, Level};
+use crate::sync::Edits;
 
 /// The most tables with something in them that one edit detaches.
 const MAX_TREES: usize = 16;
@@ -106,12 +107,12 @@ impl<'s> Unlinked<'s> {
     }
 
     /// Removes all of it from the TLBs, for the guest that `vttbr` names. When this returns, no CPU
-    /// reads or writes any of it for the guest. `removing` is told when all of it is retired.
-    pub(crate) fn flush(self, vttbr: u64, removing: &'s Removing) -> Flushed<'s> {
+    /// reads or writes any of it for the guest. Between now and when all of it is retired, `edits` has no number.
+    pub(crate) fn flush(self, vttbr: u64, edits: &'s Edits) -> Flushed<'s> {
         let Self { memory, frames, trees, flush } = self;
-        removing.begin();
+        edits.begin_removal();
         flush.flush(vttbr);
-        Flushed { memory, frames, trees, harvest: None, removing }
+        Flushed { memory, frames, trees, harvest: None, edits }
     }
 }
 
@@ -122,7 +123,7 @@ pub struct Flushed<'s> {
     frames: Chain,
     trees: Trees,
     harvest: Option<Harvest>,
-    removing: &'s Removing,
+    edits: &'s Edits,
 }
 
 /// How far [`Flushed::retire_some`] got.
@@ -173,7 +174,7 @@ impl<'s> Flushed<'s> {
         if self.harvest.is_some() || self.trees.count > 0 {
             return None;
         }
-        self.removing.end();
+        self.edits.end_removal();
         Some(grace)
     }
 }

@@ -159,9 +159,9 @@ impl Cpu {
     }
 
     /// Has EL2's timer fire when this CPU must look again: at the end of a slice, when a vCPU that is not loaded has a
-    /// timer that fires, or to see whether there is memory for one that is paused.
-    fn arm_timer(&mut self, contended: bool) {
-        let mut alarm = if contended { self.turn.until() } else { u64::MAX };
+    /// timer that fires, or to see whether there is memory for one that is paused. At `latest` in any case, in ticks.
+    fn arm_timer(&mut self, latest: u64) {
+        let mut alarm = latest;
         for (_, vcpu) in &self.mine {
             match vcpu.state() {
                 State::Waiting => alarm = alarm.min(vcpu.deadline.load(Ordering::Relaxed)),
@@ -282,6 +282,18 @@ impl Cpu {
         }
     }
 
+    /// Waits for an interrupt, there being nothing to do.
+    fn sleep(&mut self) {
+        let memory = self.system.memory();
+        // A grace period that a pin has held up is over soon.
+        let soon = memory.falls_asleep(self.id);
+        let turn = time::frequency() / TURNS_A_SECOND;
+        self.arm_timer(if soon { time::now() + turn } else { u64::MAX });
+        gic::set_virtual_control(0);
+        cpu::wait_for_interrupt();
+        memory.is_awake(self.id);
+    }
+
     /// Turns the loaded vCPU off, and has nothing of its guest loaded any more.
     fn leave(&mut self) {
         let Some(loaded) = self.loaded.take() else { return };
@@ -316,7 +328,7 @@ pub fn run(system: &'static System) -> ! {
         let (chosen, runnable) = own.next();
         if let Some(place) = chosen {
             own.switch_to(place);
-            own.arm_timer(runnable > 1);
+            own.arm_timer(if runnable > 1 { own.turn.until() } else { u64::MAX });
             let began = time::now();
             own.run_loaded();
             own.note_time(place, time::now().saturating_sub(began));
@@ -328,8 +340,6 @@ pub fn run(system: &'static System) -> ! {
         if own.id == CpuId::FIRST && job::due() == 0 {
             continue;
         }
-        own.arm_timer(false);
-        gic::set_virtual_control(0);
-        cpu::wait_for_interrupt();
+        own.sleep();
     }
 }

@@ -100,9 +100,9 @@ pub(super) fn note(place: &Place<'_>) {
 /// Writes `bits` at `place` if it still says what it said.
 fn exchange(place: &Place<'_>, bits: u64) -> bool {
     count(Event::Write, 1);
-    // Release, as every store of a descriptor is.
+    // Relaxed: it goes on with what a release wrote, for whoever reads it, and adds nothing that is read through it.
     let exchanged =
-        place.slot.compare_exchange(place.bits, bits, Ordering::Release, Ordering::Relaxed);
+        place.slot.compare_exchange(place.bits, bits, Ordering::Relaxed, Ordering::Relaxed);
     if exchanged.is_ok() {
         trace::access_flag(place.slot, bits);
     }

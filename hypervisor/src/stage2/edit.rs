@@ -362,7 +362,7 @@ impl<'s, 'm> Edit<'s, 'm> {
     pub(super) fn finish(self) -> Flushed<'s> {
         let Self { writing, unlinked, pending, last: _ } = self;
         let space = writing.space;
-        let flushed = unlinked.flush(space.vttbr(), &space.removing);
+        let flushed = unlinked.flush(space.vttbr(), &space.edits);
         let mut published = false;
         for (slot, bits) in pending.into_iter().flatten() {
             // A table may have been emptied since, and its place be absent now.

@@ -44,5 +44,4 @@ pub use walk::{Absent, Leaf};
 
 pub(crate) use flush::FlushSet;
 pub(crate) use harvest::Harvest;
-pub(crate) use space::Removing;
 pub(crate) use walk::Table;

@@ -8,7 +8,7 @@ use crate::addr::{Frame, Ipa, IpaRange, Pa};
 use crate::arch;
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
-use crate::sync::{AtomicU64, Edge, Edits, Lock, Ordering};
+use crate::sync::{Edge, Edits, Lock};
 use crate::trace;
 use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable};
@@ -36,7 +36,6 @@ pub struct Space<'m> {
     vmid: Vmid,
     root: Pa,
     pub(super) writer: Lock<Writer<'m>>,
-    pub(super) removing: Removing,
     pub(super) edits: Edits,
 }
 
@@ -132,7 +131,6 @@ impl<'m> Space<'m> {
             vmid,
             root,
             writer: Lock::new(Edge::WriterLock, Writer { tables: ManuallyDrop::new(tables) }),
-            removing: Removing::new(),
             edits: Edits::new(),
         };
         trace::root(guest.index() as u16, root, vmid.number());
@@ -221,8 +219,7 @@ impl<'m> Space<'m> {
     /// Returns a number that differs after an edit; `None` while one is under way, or what one
     /// removed is not retired yet. What was read between two equal numbers was read between edits.
     pub(crate) fn edition(&self) -> Option<u64> {
-        let over = self.removing.is_over();
-        self.edits.number().filter(|_| over && self.removing.is_over())
+        self.edits.number()
     }
 
     /// Runs `look` until nothing was edited while it ran, and returns what it saw then, which was so at one moment.
@@ -252,33 +249,8 @@ impl Drop for Space<'_> {
         let mut unlinked = Unlinked::new(self.memory);
         let everything = Ipa::new(0)..Ipa::new(1 << IPA_BITS);
         unlinked.empty_table(self.root, everything);
-        let flushed = unlinked.flush(self.vttbr(), &self.removing);
+        let flushed = unlinked.flush(self.vttbr(), &self.edits);
         trace::root_end(self.guest.index() as u16, self.root);
         let _ = flushed.retire();
-    }
-}
-
-/// How many removals of a space are not retired yet. Their frames still count as the guest's, and those below detached
-/// tables, which are retired in bounded steps, have records that still name it.
-pub(crate) struct Removing(AtomicU64);
-
-impl Removing {
-    const fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// Notes that a removal has begun. Under the writer lock.
-    pub(crate) fn begin(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Notes that a removal is retired.
-    pub(crate) fn end(&self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Says whether nothing is being removed.
-    fn is_over(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == 0
     }
 }

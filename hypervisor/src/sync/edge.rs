@@ -44,6 +44,10 @@ edges! {
     LinkRelease,
     /// The acquire of a descriptor.
     LinkAcquire,
+    /// The release of a root table's frame.
+    RootsRelease,
+    /// The acquire of a root table's frame.
+    RootsAcquire,
     /// The release fence when an edit begins.
     EditBegins,
     /// The release of the number of edits when one ends.
@@ -52,6 +56,10 @@ edges! {
     EditsFence,
     /// The acquire of the number of edits.
     EditsAcquire,
+    /// The release when what an edit removed is retired.
+    RemovalEnds,
+    /// The acquire before it is taken that it is.
+    RemovalsAcquire,
     /// A step: that a split writes the parts before it shortens the whole.
     PartsFirst,
     /// A step: the second epoch of the grace period.
@@ -80,6 +88,8 @@ edges! {
     Stay,
     /// A step: that a new generation of VMIDs begins with the invalidation of all.
     Generation,
+    /// A step: that a CPU says that it goes to sleep before it looks once more for what is retired.
+    SleepFirst,
     /// The lock of a space's tables.
     WriterLock,
     /// The lock of the free lists.

@@ -42,9 +42,37 @@ mod model {
         writer.join().expect("a model stops at its first panic");
     }
 
+    /// The same, and a third changes a flag of the link meanwhile.
+    fn walker_writer_and_flag() {
+        let shared = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+        let writer = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                let (slot, part) = &*shared;
+                part.store(7, Ordering::Relaxed);
+                publish(slot, 1);
+            }
+        });
+        let flag = thread::spawn({
+            let shared = shared.clone();
+            move || shared.0.compare_exchange(1, 3, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        });
+        let (slot, part) = &*shared;
+        if follow(slot) != 0 {
+            assert_eq!(follow(part), 7, "a lookup found a table that is not filled");
+        }
+        writer.join().expect("a model stops at its first panic");
+        flag.join().expect("a model stops at its first panic");
+    }
+
     #[test]
     fn who_follows_a_link_finds_the_table_filled() {
         check(walker_and_writer, None, None).expect("the protocol holds");
+    }
+
+    #[test]
+    fn an_exchange_passes_on_what_the_release_before_it_ordered() {
+        check(walker_writer_and_flag, None, None).expect("the protocol holds");
     }
 
     #[test]

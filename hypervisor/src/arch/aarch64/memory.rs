@@ -19,11 +19,12 @@ pub const fn physical(address: usize) -> u64 {
     address as u64
 }
 
-/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`]. Says whether
-/// there was a table for it: for whole blocks of 2 MiB there always is.
+/// Makes `range`, which the hypervisor has just come to own, and which is whole blocks of 2 MiB or lies within one,
+/// reachable by [`pointer()`]. Where there is no table for a part of a block, `table` is asked for a zeroed frame that
+/// is. Says whether `range` was mapped.
 #[must_use = "what is not mapped cannot be used"]
-pub fn map_hypervisor(range: PaRange) -> bool {
-    super::stage1::map_data(range)
+pub fn map_hypervisor(range: PaRange, table: impl FnOnce() -> Option<Pa>) -> bool {
+    super::stage1::map_data(range, table)
 }
 
 /// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.

@@ -8,7 +8,7 @@
 
 use super::boot::{Image, image};
 use super::cpu::{self, CpuId, MAX_CPUS};
-use crate::addr::{BLOCK_1G, BLOCK_2M, Pa, PaRange};
+use crate::addr::{BLOCK_1G, BLOCK_2M, PAGE_SIZE, Pa, PaRange};
 use crate::trace::{self, Register};
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MAIR_EL2, Readable, SCTLR_EL2, TCR_EL2, TTBR0_EL2};
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
@@ -199,11 +199,9 @@ impl Builder {
         }
     }
 
-    /// Says whether there are tables left, as many as a range that crosses a boundary of 2 MiB can need.
-    fn has_tables(&self) -> bool {
-        let spare = SPARE.lock();
-        self.0.translation().used + 2 <= TABLES
-            || spare.start.checked_add(2 * 4096).is_some_and(|end| end <= spare.end)
+    /// Says whether there is a table left, as part of a block of 2 MiB can need.
+    fn has_table(&self) -> bool {
+        self.0.translation().used < TABLES || !SPARE.lock().is_empty()
     }
 
     /// Gives the root of `cpu` all entries that the CPUs share.
@@ -273,17 +271,18 @@ pub(super) fn trace_registers() {
     }
 }
 
-/// Maps memory that the hypervisor has come to own, for reading and writing, on all CPUs. Says whether there
-/// was a table for it.
+/// Maps memory that the hypervisor has come to own, for reading and writing, on all CPUs: see
+/// [`map_hypervisor`](super::memory::map_hypervisor).
 ///
 /// The roots need no change: boot made a table for everything that memory reaches ([`cover`]).
-pub(super) fn map_data(range: PaRange) -> bool {
+pub(super) fn map_data(range: PaRange, table: impl FnOnce() -> Option<Pa>) -> bool {
     let mut shared = SHARED.lock();
     let Some(builder) = shared.as_mut() else { return false };
     let whole = range.start.is_aligned(BLOCK_2M) && range.end.is_aligned(BLOCK_2M);
     // A part of a block may need a table of level 3; those of level 2 are there.
-    if !whole && !builder.has_tables() {
-        return false;
+    if !whole && !builder.has_table() {
+        let Some(table) = table() else { return false };
+        set_spare(table..Pa::new(table.as_u64() + PAGE_SIZE));
     }
     trace::lock(root_pa(CpuId::FIRST));
     builder.data(range);

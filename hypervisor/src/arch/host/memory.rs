@@ -1,9 +1,11 @@
 //! Physical memory: one arena that all tests share, each taking ranges of its own.
 #![expect(unsafe_code, reason = "hands out pointers into the arena")]
 
-use crate::addr::{Pa, PaRange};
+use crate::addr::{BLOCK_2M, Pa, PaRange};
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed};
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The physical address of the arena's first byte.
@@ -69,11 +71,32 @@ pub fn physical(address: usize) -> u64 {
     BASE.wrapping_add(address.wrapping_sub(arena().as_ptr().addr()) as u64)
 }
 
-/// Makes `range`, which the hypervisor has just come to own, reachable by [`pointer()`]. Says whether
-/// there was a table for it.
+std::thread_local! {
+    /// The blocks that have tables, where not all have one.
+    static TABLES: RefCell<Option<HashSet<Pa>>> = const { RefCell::new(None) };
+}
+
+/// From here on this thread needs tables to map parts of blocks.
+pub fn use_up_tables() {
+    TABLES.set(Some(HashSet::new()));
+}
+
+/// Makes `range`, which the hypervisor has just come to own, and which is whole blocks of 2 MiB or lies within one,
+/// reachable by [`pointer()`]. Where there is no table for a part of a block, `table` is asked for a zeroed frame that
+/// is. Says whether `range` was mapped.
 #[must_use = "what is not mapped cannot be used"]
-pub fn map_hypervisor(_range: PaRange) -> bool {
-    true
+pub fn map_hypervisor(range: PaRange, table: impl FnOnce() -> Option<Pa>) -> bool {
+    let whole = range.start.is_aligned(BLOCK_2M) && range.end.is_aligned(BLOCK_2M);
+    let block = range.start.align_down(BLOCK_2M);
+    let missing = |blocks: &HashSet<Pa>| !whole && !blocks.contains(&block);
+    if !TABLES.with_borrow(|tables| tables.as_ref().is_some_and(missing)) {
+        return true;
+    }
+    let given = table().is_some();
+    if given {
+        TABLES.with_borrow_mut(|tables| tables.get_or_insert_default().insert(block));
+    }
+    given
 }
 
 /// Fills `bytes` bytes at `start` with zeroes, so that a guest with its caches off sees them too.

@@ -7,6 +7,8 @@ mod threads;
 use super::host::memory;
 use super::*;
 use crate::addr::{BLOCK_2M, Ipa};
+use crate::arch::cpu::CpuId;
+use std::sync::atomic::AtomicU32;
 
 const MIB: u64 = 1 << 20;
 
@@ -69,6 +71,49 @@ fn a_pin_holds_up_the_grace_period_and_dropping_it_ends_that() {
     assert!(memory.is_over(grace));
     assert_eq!(memory.frames().owner_of(table.frame()).owner, Owner::Hypervisor);
     assert_eq!(memory.counts().in_hand(), 0);
+}
+
+#[test]
+fn the_pool_grows_by_small_pieces_where_el2_has_no_table_for_them() {
+    let memory = memory(16 * MIB);
+    // No block of 2 MiB is whole: every 32nd page is somebody's.
+    let pages: Vec<_> = core::iter::from_fn(|| memory.allocate(Order::PAGE).ok()).collect();
+    let kept = |page: &Clean| page.first().number().is_multiple_of(32);
+    let (kept, others): (Vec<_>, Vec<_>) = pages.into_iter().partition(kept);
+    others.into_iter().for_each(|page| memory.give_back(page));
+    arch::memory::use_up_tables();
+    let free = memory.counts().free();
+    let tables: Vec<_> = core::iter::from_fn(|| memory.table_frame(guest(0)).ok()).collect();
+    assert!(tables.len() as u64 > free, "{} tables of {free} free frames", tables.len());
+    assert_eq!(memory.counts().free(), 0);
+    assert_eq!(kept.len(), 7 * 16);
+}
+
+#[test]
+#[cfg_attr(feature = "no-grace", ignore = "there is no grace period to see")]
+fn a_cpu_that_sleeps_is_roused_when_something_is_retired() {
+    static ROUSED: AtomicU32 = AtomicU32::new(0);
+    let memory = super::host::memory_with(16 * MIB, |memory| {
+        memory.set_rouse(|cpu| _ = ROUSED.fetch_or(1 << cpu.index(), Ordering::Relaxed));
+    });
+    let retire = || {
+        let table = memory.table_frame(guest(0)).expect("the pool is full");
+        let mut chain = Chain::new();
+        chain.push(memory.frames(), table.frame(), Order::PAGE);
+        let _ = memory.retire_chain(chain);
+        ROUSED.swap(0, Ordering::Relaxed)
+    };
+    let cpu = |index| CpuId::new(index).expect("a small number");
+    assert_eq!(retire(), 0, "all are awake");
+    settle(memory);
+    assert!(!memory.falls_asleep(cpu(1)), "nothing is retired");
+    assert!(!memory.falls_asleep(cpu(3)));
+    assert_eq!(retire(), 1 << 3);
+    assert_eq!(retire(), 1 << 1, "the other was roused before");
+    assert_eq!(retire(), 0);
+    assert!(memory.falls_asleep(cpu(2)), "something is retired");
+    memory.is_awake(cpu(2));
+    assert_eq!(retire(), 0, "it is awake");
 }
 
 #[test]
