@@ -99,6 +99,10 @@ $(eval $(call IMAGE,sluice-trace,sluice,target$(comma)trace))
 # The same with three mistakes in it, each of which the trace must tell of.
 $(eval $(call IMAGE,sluice-trace-wrong,sluice,target$(comma)trace$(comma)no-grace$(comma)no-tlbi$(comma)no-scrub))
 
+# Sluice that compares guests' tables with the executable specification; and with a difference in it.
+$(eval $(call IMAGE,sluice-checking,sluice,target$(comma)checking))
+$(eval $(call IMAGE,sluice-seeded-difference,sluice,target$(comma)seeded-difference))
+
 $(PACK): FORCE
 	@cargo build --locked --quiet --release --package sluice-tests --bins
 
@@ -136,7 +140,8 @@ bench: build build/guest-stub.img build/sluice-tally.img build/sluice-scheme.img
 	@target/release/bench
 
 IMAGES := build/sluice.img build/guest-stub.img build/sluice-no-grace.img build/sluice-no-tlbi.img \
-	build/sluice-no-scrub.img build/sluice-faults.img build/sluice-trace.img build/sluice-trace-wrong.img
+	build/sluice-no-scrub.img build/sluice-faults.img build/sluice-trace.img build/sluice-trace-wrong.img \
+	build/sluice-checking.img build/sluice-seeded-difference.img
 
 # A whole run of Linux: its trace, checked, and rendered for others to check. TRACE_CPU=max has range TLBIs.
 # CASEMATE=<its offline checker, where there is one> is asked as well.

@@ -48,6 +48,8 @@ pub mod sched;
 #[cfg(not(loom))]
 pub mod service;
 #[cfg(not(loom))]
+pub mod spec;
+#[cfg(not(loom))]
 pub mod stage2;
 pub mod sync;
 #[cfg(target_os = "none")]

@@ -29,6 +29,7 @@ mod dispatch {
     use crate::arch::context;
     use crate::arch::entry::{self, Vector};
     use crate::sched::Loaded;
+    use crate::spec;
     use crate::system::System;
     use core::sync::atomic::Ordering;
 
@@ -74,7 +75,7 @@ mod dispatch {
     }
 
     fn handle(system: &'static System, loaded: &mut Loaded, exit: Exit) -> Next {
-        match exit {
+        let next = match exit {
             Exit::Hypercall => call::handle(system, loaded),
             Exit::DataAbort(abort) => abort::data(system, loaded, abort),
             Exit::SystemRegister(access) => sysreg::handle(system, loaded, access),
@@ -98,7 +99,9 @@ mod dispatch {
                 context::inject(injected::UNDEFINED, None);
                 Next::Resume
             }
-        }
+        };
+        spec::after_request(&loaded.guest.space);
+        next
     }
 
     /// Moves the guest past an instruction that was carried out for it. All of AArch64's are 4 bytes long.

@@ -8,6 +8,7 @@ use super::walk::{Place, Table};
 use crate::addr::{Ipa, IpaRange};
 use crate::arch;
 use crate::mem::{Clean, Order, OutOfMemory};
+use crate::spec::Operation;
 
 /// What added memory is backed by.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -108,7 +109,8 @@ impl<'m> Space<'m> {
         let part = range.start..until;
         let tables = tables_for_ends(root, &part, |_| false);
         writing.reserve(tables)?;
-        writing.set_marks(part, Mark::Empty);
+        writing.set_marks(part.clone(), Mark::Empty);
+        writing.did(&Operation::AddLazily(part));
         Ok(Added { next: Some(until).filter(|&until| until < range.end), tables, blocks: 0 })
     }
 
@@ -131,10 +133,12 @@ impl<'m> Space<'m> {
         let mut at = range.start;
         for block in blocks.iter_mut().take(count) {
             let Some(block) = block.take() else { break };
-            let order = block.order();
+            let (order, first) = (block.order(), block.first());
             let place = writing.root().find(at);
             writing.map_later(&place, at, block);
-            at = Ipa::new(at.as_u64() + order.bytes());
+            let end = Ipa::new(at.as_u64() + order.bytes());
+            writing.did(&Operation::Add { range: at..end, first });
+            at = end;
         }
         // Seen by every table walker before anybody is told of it.
         arch::barrier::dsb_ishst();
@@ -234,7 +238,8 @@ impl<'m> Space<'m> {
         let beyond = beyond.start..above;
         let mut writing = self.lock_writer();
         writing.reserve(tables_for_ends(writing.root(), &beyond, |_| false))?;
-        writing.set_marks(beyond, Mark::Unplugged);
+        writing.set_marks(beyond.clone(), Mark::Unplugged);
+        writing.did(&Operation::TakeRange(beyond, Mark::Unplugged));
         Ok(())
     }
 

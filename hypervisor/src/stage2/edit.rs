@@ -22,6 +22,7 @@ use super::walk::{Place, Table};
 use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
+use crate::spec::Operation;
 use crate::sync::{AtomicU64, Edge, Guard, Ordering, is_missing, publish};
 use crate::tally::{Event, count};
 use crate::trace;
@@ -80,6 +81,12 @@ impl<'s> Writing<'s, '_> {
     /// Returns the root table.
     pub(super) fn root(&self) -> Table<'s> {
         self.space.root_for_edit()
+    }
+
+    /// Tells the specification what this edit has done.
+    #[inline(always)]
+    pub(super) fn did(&mut self, operation: &Operation<'_>) {
+        self.writer.shadow.did(operation, self.space);
     }
 
     /// Takes `tables` table frames for this edit, all or none.
@@ -172,6 +179,8 @@ impl Drop for Writing<'_, '_> {
     /// Ends the edit: gives back the tables that it did not use.
     fn drop(&mut self) {
         self.writer.stock().clear();
+        let root = self.root();
+        self.writer.shadow.check(self.space, root);
         self.space.edits.end();
         trace::unlock(self.space.root_pa());
     }
@@ -192,6 +201,12 @@ impl<'s, 'm> Edit<'s, 'm> {
     /// is absent.
     pub(super) fn mark(&mut self, ipa: Ipa, order: Order, mark: Mark) {
         self.writing.mark(ipa, order, mark);
+    }
+
+    /// Tells the specification what this edit has done.
+    #[inline(always)]
+    pub(super) fn did(&mut self, operation: &Operation<'_>) {
+        self.writing.did(operation);
     }
 
     /// Returns the space that is edited.

@@ -28,6 +28,7 @@ use super::walk::Place;
 use crate::addr::{BLOCK_1G, Frame, Ipa, PAGE_SIZE, PaRange};
 use crate::arch;
 use crate::mem::{Cover, Flushed, GracePeriod, GuestId, Memory, Order, OutOfMemory, Unclean};
+use crate::spec::Operation;
 use crate::sync::{Edge, is_missing};
 
 /// How many pages are moved together at most, and copied in one step: 32 KiB.
@@ -220,6 +221,7 @@ impl<'m> Space<'m> {
         edit.reserve(2)?;
         let place = edit.split_down_to(ipa);
         edit.unlink(&place, ipa, Mark::Poisoned);
+        edit.did(&Operation::Poison(ipa, page));
         let _ = edit.finish().retire();
         Ok(true)
     }
@@ -297,6 +299,8 @@ impl Edit<'_, '_> {
         let new = space.memory.assign_copied(item.new, space.guest, item.ipa);
         write(place.slot, descriptor::leaf_at(place.bits, new.first.pa()));
         self.moved_away(item.old.pa(), order);
+        let range = item.ipa..Ipa::new(item.ipa.as_u64() + order.bytes());
+        self.did(&Operation::Move { range, from: item.old, to: new.first });
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use super::take::{MOST_LOOKED_AT, Pages, TakeError, Taken, Was, largest_within, 
 use super::walk::{Place, Table};
 use crate::addr::{Ipa, IpaRange};
 use crate::mem::{Flushed, Order};
+use crate::spec::Operation;
 
 impl<'m> Space<'m> {
     /// Gives back the right to the pages at `pages`, in any order: what was ballooned is empty, and
@@ -28,6 +29,7 @@ impl<'m> Space<'m> {
         }
         pages_done.outside += unplugged;
         edit.collapse_around(batch);
+        edit.did(&Operation::ReturnPages { pages: batch, marked: pages_done.marked });
         Ok((pages_done, edit.finish()))
     }
 
@@ -42,6 +44,7 @@ impl<'m> Space<'m> {
         let root = edit.root();
         let mut left = MOST_LOOKED_AT;
         let reached = edit.return_in(root, range.clone(), &mut left);
+        edit.did(&Operation::ReturnRange(range.start..reached));
         let flushed = edit.finish();
         Ok(Taken { flushed, next: Some(reached).filter(|&reached| reached < range.end) })
     }

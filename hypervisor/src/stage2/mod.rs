@@ -6,6 +6,8 @@
 //! [`Space::coalesce`], [`Space::begin_move`]) follows one protocol, see `edit.rs`. What left the tables is on its way to
 //! being free as a typed value, see [`crate::mem::Flushed`]. Which of it a guest uses, [`AccessPass`] finds out.
 
+#[cfg(any(feature = "checking", all(test, not(shuttle))))]
+mod abstraction;
 mod accessed;
 mod add;
 mod coalesce;
@@ -42,6 +44,8 @@ pub use take::{Pages, TakeError, Taken};
 pub use vmid::{Vmid, VmidPool};
 pub use walk::{Absent, Leaf};
 
+#[cfg(any(feature = "checking", all(test, not(shuttle))))]
+pub(crate) use abstraction::{abstraction, page_attributes};
 pub(crate) use flush::FlushSet;
 pub(crate) use harvest::Harvest;
 pub(crate) use walk::Table;

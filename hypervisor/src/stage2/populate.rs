@@ -5,6 +5,7 @@ use super::descriptor::{Entry, Level, Mark};
 use super::space::Space;
 use crate::addr::Ipa;
 use crate::mem::{Clean, Order, OutOfMemory};
+use crate::spec::Operation;
 use crate::sync::{Edge, is_missing};
 
 /// What [`Space::populate`] did.
@@ -158,7 +159,10 @@ impl Space<'_> {
                 let tables = (Level::of(order) as usize).checked_sub(place.level() as usize);
                 match tables.map(|tables| writing.reserve(tables)) {
                     Some(Ok(())) => {
-                        writing.map(&place, ipa.align_down(order.bytes()), block);
+                        let (start, first) = (ipa.align_down(order.bytes()), block.first());
+                        writing.map(&place, start, block);
+                        let range = start..Ipa::new(start.as_u64() + order.bytes());
+                        writing.did(&Operation::Populate { range, first });
                         return Some(Ok(Populated::Mapped(order)));
                     }
                     Some(Err(out)) => Some(Err(out.into())),

@@ -8,6 +8,7 @@ use crate::addr::{Frame, Ipa, IpaRange, Pa};
 use crate::arch;
 use crate::epoch::Pin;
 use crate::mem::{GuestId, Memory, Order, OutOfMemory, Unlinked};
+use crate::spec::Shadow;
 use crate::sync::{Edge, Edits, Lock};
 use crate::trace;
 use aarch64_paging::descriptor::PhysicalAddress;
@@ -43,6 +44,8 @@ pub struct Space<'m> {
 pub(super) struct Writer<'m> {
     /// Never dropped: the crate would free the tables at once, whoever is walking them.
     tables: ManuallyDrop<RootTable<GuestStage2, Tables<'m>>>,
+    /// What the tables should say.
+    pub(super) shadow: Shadow,
 }
 
 impl<'m> Writer<'m> {
@@ -130,7 +133,10 @@ impl<'m> Space<'m> {
             extent,
             vmid,
             root,
-            writer: Lock::new(Edge::WriterLock, Writer { tables: ManuallyDrop::new(tables) }),
+            writer: Lock::new(
+                Edge::WriterLock,
+                Writer { tables: ManuallyDrop::new(tables), shadow: Shadow::default() },
+            ),
             edits: Edits::new(),
         };
         trace::root(guest.index() as u16, root, vmid.number());
