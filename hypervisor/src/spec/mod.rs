@@ -5,7 +5,7 @@
 //!
 //! They are held against the implementation by a [`Shadow`] beside each guest's tables, in host tests and in builds with
 //! the feature `checking`; without it everything here is empty. Under the lock under which an edit writes the tables it
-//! says which operation it was ([`Shadow::did`]); as it ends ([`Shadow::check`]), all that the operation touched is read
+//! says which operation it was (`Shadow::did`); as it ends (`Shadow::check`), all that the operation touched is read
 //! from the tables by the walker, and from the frame table, and must be what the specification makes of the state
 //! before, and some of what it did not touch is compared as well, in turn. So what the specification says is carried on
 //! from the guest's first page to its last, several CPUs or not, and nothing that changes without an operation stays
@@ -27,11 +27,16 @@ use crate::stage2::Space;
 
 /// Nothing: this build does not check.
 #[cfg(not(any(feature = "checking", all(test, not(shuttle)))))]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shadow;
 
 #[cfg(not(any(feature = "checking", all(test, not(shuttle)))))]
 impl Shadow {
+    /// Keeps nothing.
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
     /// Notes what the edit under way has done.
     #[inline(always)]
     pub(crate) fn did(&mut self, _: &Operation<'_>, _: &Space<'_>) {}

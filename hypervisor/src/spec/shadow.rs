@@ -19,7 +19,7 @@ static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 static DIFFERENCES: AtomicU64 = AtomicU64::new(0);
 
 /// How many edits after another the log says how it stands.
-const REPORT_EVERY: u64 = 4096;
+const REPORT_EVERY: u64 = 16384;
 
 /// What a guest should have, beside its tables, under their lock.
 #[derive(Debug, Default)]
@@ -56,6 +56,11 @@ impl fmt::Display for Difference {
 }
 
 impl Shadow {
+    /// Begins with a guest that has nothing.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
     /// Notes what the edit under way has done. Under the writer lock.
     pub(crate) fn did(&mut self, operation: &Operation<'_>, space: &Space<'_>) {
         OPERATIONS.fetch_add(1, Ordering::Relaxed);

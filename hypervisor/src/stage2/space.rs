@@ -135,7 +135,7 @@ impl<'m> Space<'m> {
             root,
             writer: Lock::new(
                 Edge::WriterLock,
-                Writer { tables: ManuallyDrop::new(tables), shadow: Shadow::default() },
+                Writer { tables: ManuallyDrop::new(tables), shadow: Shadow::new() },
             ),
             edits: Edits::new(),
         };
