@@ -47,6 +47,7 @@ fn a_whole_life_of_a_linux_guest_is_as_specified() -> Outcome {
         log.contains(" operations, 0 differences"),
         "there is a difference, or nothing was compared: {log}"
     );
+    ensure!(log.contains("all of guest 0 is as specified"), "it was not compared whole: {log}");
     println!("{log}");
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::addr::PAGE_SIZE;
 use crate::arch::time;
 use crate::audit::{self, switch};
 use crate::guest::Guest;
+use crate::spec;
 use crate::stage2::Space;
 use crate::system::System;
 use alloc::sync::Arc;
@@ -15,6 +16,7 @@ pub(super) fn audit(system: &'static System, report: &mut Report<'_>) {
     let guests: Vec<Arc<Guest>> = system.guests().collect();
     let spaces: Vec<&Space<'_>> = guests.iter().map(|guest| &guest.space).collect();
     let found = audit::audit(system.memory(), &spaces);
+    spaces.iter().for_each(|space| spec::compare_whole(space));
     let lost = system.memory().counts().in_hand();
     report.value("clean", Value::Flag(found.is_clean()));
     say(&found, report);

@@ -131,6 +131,23 @@ impl Shadow {
         }
     }
 
+    /// Compares every page. Under the writer lock.
+    #[cfg(feature = "checking")]
+    pub(crate) fn check_whole(&self, space: &Space<'_>, root: Table<'_>) {
+        let (mut at, mut entries) = (0, 0_u64);
+        while at < END {
+            let (found, next) = self.compare(space, root, at);
+            if let Some(difference) = found {
+                return self.tell(space.guest(), difference);
+            }
+            (at, entries) = (next, entries + 1);
+        }
+        log::info!(
+            "specification: all of guest {} is as specified, {entries} entries",
+            space.guest()
+        );
+    }
+
     /// Compares page number `at` and those that are the same way; returns where the others begin.
     fn compare(&self, space: &Space<'_>, root: Table<'_>, at: u64) -> (Option<Difference>, u64) {
         let ipa = Ipa::from_page(at);

@@ -43,4 +43,10 @@ impl Space<'_> {
     pub(crate) fn compare_some(&self) {
         drop(self.lock_writer());
     }
+
+    /// Compares all of this space with what the specification says.
+    pub(crate) fn compare_whole(&self) {
+        let writing = self.lock_writer();
+        writing.shadow().check_whole(self, writing.root());
+    }
 }

@@ -23,6 +23,8 @@ use crate::addr::{Frame, Ipa, PAGE_SIZE, Pa};
 use crate::arch;
 use crate::mem::{Clean, Flushed, Order, OutOfMemory, Unlinked};
 use crate::spec::Operation;
+#[cfg(feature = "checking")]
+use crate::spec::Shadow;
 use crate::sync::{AtomicU64, Edge, Guard, Ordering, is_missing, publish};
 use crate::tally::{Event, count};
 use crate::trace;
@@ -81,6 +83,12 @@ impl<'s> Writing<'s, '_> {
     /// Returns the root table.
     pub(super) fn root(&self) -> Table<'s> {
         self.space.root_for_edit()
+    }
+
+    /// Returns what the tables should say.
+    #[cfg(feature = "checking")]
+    pub(super) fn shadow(&self) -> &Shadow {
+        &self.writer.shadow
     }
 
     /// Tells the specification what this edit has done.
