@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test mutations litmus soak check bench trace build setup clean FORCE
+.PHONY: help run demo test mutations litmus soak fuzz check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -42,6 +42,7 @@ help:
 	@echo 'make bench    what things cost, in instructions'
 	@echo 'make trace    a whole run with all that was done to tables and TLBs: recorded, checked, rendered'
 	@echo 'make soak     memory comes and goes 100,000 times (CYCLES=); allocations fail under Linux'
+	@echo 'make fuzz     data of guests and loaders at random, by libFuzzer: FUZZ_TIME=60 seconds a target, FUZZ_TARGETS='
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
 	@echo 'make build    the image and the default guest bundle, in build/'
@@ -177,6 +178,27 @@ CYCLES ?= 100000
 soak: $(IMAGES) $(INITRAMFS)
 	CYCLES=$(CYCLES) cargo test --locked --package sluice-tests --no-fail-fast --test soak --test faults -- \
 		--include-ignored --nocapture
+
+# Coverage is what libFuzzer goes by; the compiler has it, and nothing else is needed but a C++ compiler. What is found
+# stays in build/fuzz/, where the next run begins; a failure's input is build/fuzz/<target>-crash-*.
+FUZZ_TIME ?= 60
+FUZZ_TARGETS ?= $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz:
+	@command -v c++ >/dev/null || { echo 'libFuzzer wants a C++ compiler: apt install g++' >&2; exit 1; }
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --quiet --package sluice-fuzz --features libfuzzer --bins \
+		--profile fuzz --target $(FUZZ_HOST)
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p build/fuzz/$$target; \
+		echo "fuzz: $$target, $(FUZZ_TIME) s"; \
+		target/$(FUZZ_HOST)/fuzz/fuzz-$$target -max_total_time=$(FUZZ_TIME) -timeout=20 -max_len=8192 -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=build/fuzz/$$target- build/fuzz/$$target fuzz/corpus/$$target >build/fuzz/$$target.log 2>&1 \
+			|| { tail -n 60 build/fuzz/$$target.log; exit 1; }; \
+		sed -n 's/^stat::/  /p' build/fuzz/$$target.log | head -n 3; \
+	done
 
 # What the two checkers catch, as a table.
 mutations:

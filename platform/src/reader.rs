@@ -129,7 +129,7 @@ fn interrupt(interrupts: &[u8], index: usize, cells: usize) -> Option<(u32, bool
         _ => return None,
     };
     let edge = matches!(flags & 0xf, 1 | 2);
-    (number < most).then_some((first + number as u32, edge))
+    (number < most).then(|| (first + number as u32, edge))
 }
 
 fn first_interrupt(

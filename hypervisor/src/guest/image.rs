@@ -138,7 +138,7 @@ impl Placement {
         let tree = kernel_end.checked_next_multiple_of(BLOCK_2M).ok_or(too_large(u64::MAX))?;
         let initrd_start = tree.checked_add(DEVICE_TREE_MAX).ok_or(too_large(u64::MAX))?;
         let end = initrd_start.checked_add(initrd).ok_or(too_large(u64::MAX))?;
-        if end.next_multiple_of(PAGE_SIZE) > memory {
+        if end.checked_next_multiple_of(PAGE_SIZE).is_none_or(|end| end > memory) {
             return Err(too_large(end));
         }
         let at = |offset| Ipa::new(RAM_START.as_u64() + offset);
@@ -215,6 +215,9 @@ mod tests {
         assert!(Placement::find(Image { offset: u64::MAX, size: 2 }, 0, 1 << 30).is_err());
         assert!(Placement::find(Image { offset: 0, size: u64::MAX - 5 }, 0, 1 << 30).is_err());
         assert!(Placement::find(image, u64::MAX, 1 << 30).is_err());
+        // What ends in the last page that a number can name must not come round to 0.
+        let last = Image { offset: 0, size: u64::MAX - BLOCK_2M };
+        assert!(Placement::find(last, BLOCK_2M - DEVICE_TREE_MAX - 1, 1 << 30).is_err());
     }
 
     #[test]

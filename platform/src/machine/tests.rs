@@ -203,6 +203,12 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ("reg = <0xa0000000 0x1000000>", "no-reg", "memory", "reg"),
         ("interrupts = <0 2 4 0>", "interrupts = <0 2 4>", "PL011", "interrupts"),
         ("interrupts = <0 9 1 0>", "interrupts = <0 988 1 0>", "virtio-mmio slot", "interrupts"),
+        (
+            "interrupts = <0 9 1 0>",
+            "interrupts = <0 0xffffffff 1 0>",
+            "virtio-mmio slot",
+            "interrupts",
+        ),
         ("interrupts = <0 9 1 0>", "interrupts = <1 16 1 0>", "virtio-mmio slot", "interrupts"),
         ("reg = <0x10020000 0x200>", "reg = <0x10020000 0>", "virtio-mmio slot", "reg"),
         (", <1 10 4 0>", "", "timer", "interrupts"),
