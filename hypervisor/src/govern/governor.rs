@@ -191,9 +191,14 @@ impl Governor {
         }
     }
 
-    /// Has guests give what somebody is out of, as soon as one says that it can spare something.
+    /// Has guests give what somebody is out of, as soon as one says that it can spare something. Where so much has become
+    /// free meanwhile, nobody is asked: their targets are the operator's.
     fn reclaim(&mut self, system: &'static System, now: u64) {
         let (wanted, until) = self.short_of;
+        if free_bytes(system) >= wanted {
+            self.short_of = (0, 0);
+            return;
+        }
         let busy = |guest: usize| self.at_work.iter().any(|one| one.decision.from == Some(guest));
         let samples = self.samples(system);
         let free: heapless::Vec<Sample, MAX_GUESTS> =
