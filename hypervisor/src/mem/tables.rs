@@ -142,17 +142,24 @@ impl Memory {
     /// if there is one.
     pub fn root_frame(&self, guest: GuestId) -> Result<TableFrame, OutOfMemory> {
         self.injected_failure(Order::PAGE)?;
-        let Some(frame) = self.roots.take() else { return self.table_frame(guest) };
-        self.own.fetch_sub(1, Ordering::Relaxed);
-        zero(frame, Order::PAGE);
+        let frame = match self.roots.take() {
+            Some(frame) => {
+                self.own.fetch_sub(1, Ordering::Relaxed);
+                zero(frame, Order::PAGE);
+                frame
+            }
+            None => self.pool_frame()?,
+        };
         Ok(self.table_of(frame, guest))
     }
 
     /// Sets a frame of the pool aside for each guest's root table, which the hardware is told of and which so cannot
-    /// be replaced at will. Best at boot, while the pool lies where other things lie that cannot move.
+    /// be replaced at will. Best at boot, while the pool lies where other things lie that cannot move. Where there is no
+    /// room for them, roots are taken from the pool.
     pub fn set_roots_aside(&self) {
         let order = Order::new(MAX_GUESTS.ilog2() as u8).unwrap_or(Order::PAGE);
-        let block = self.pool.lock().take_any(&self.table, order);
+        let admitted = self.injected_failure(order).ok();
+        let block = admitted.and_then(|()| self.pool.lock().take_any(&self.table, order));
         if let Some(first) = block {
             for index in (0..order.frames()).rev() {
                 let frame = Frame::new(first.number() + index);

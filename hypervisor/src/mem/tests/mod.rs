@@ -226,6 +226,31 @@ fn injected_failures_leave_everything_as_it_was() {
 }
 
 #[test]
+fn a_root_is_one_allocation_whether_it_was_set_aside_or_not() {
+    for aside in [true, false] {
+        let memory = memory(4 * MIB);
+        let before = memory.counts();
+        memory.fail_after(u64::from(aside));
+        memory.set_roots_aside();
+        assert_eq!(memory.fail_never(), u64::from(!aside));
+        let pool = memory.counts().pool;
+        assert_eq!(before.pool - pool, if aside { MAX_GUESTS as u64 } else { 0 });
+        memory.fail_once_after(0);
+        assert!(memory.root_frame(guest(0)).is_err());
+        assert_eq!(memory.fail_never(), 1);
+        // The first of what is counted twice would succeed, and the second fail.
+        memory.fail_once_after(1);
+        let root = memory.root_frame(guest(0)).expect("the first succeeds");
+        assert!(memory.root_frame(guest(1)).is_err());
+        assert_eq!(memory.fail_never(), 1);
+        assert_eq!(pool - memory.counts().pool, u64::from(!aside));
+        memory.give_back_table(root);
+        let after = memory.counts();
+        assert_eq!((after.pool, after.in_hand()), (pool, 0));
+    }
+}
+
+#[test]
 fn the_pool_grows_until_memory_is_used_up_and_says_so_then() {
     let memory = memory(4 * MIB);
     let mut tables = Vec::new();
