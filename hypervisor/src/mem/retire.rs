@@ -193,8 +193,8 @@ impl Memory {
     /// Retires what `chain` holds: it becomes free after a grace period. The caller has unlinked it
     /// and completed the TLB maintenance.
     ///
-    /// Allocates nothing and cannot fail. If more than [`Memory::set_retired_bound`] is retired, it
-    /// helps to end grace periods and waits for it, unless this CPU is pinned itself.
+    /// Allocates nothing and cannot fail. If more than [`Memory::set_retired_bound`] would be retired, it
+    /// helps to end grace periods and waits for it before, unless this CPU is pinned itself.
     #[allow(dead_code, reason = "mem/teardown.rs is the caller")]
     pub(in crate::mem) fn retire_chain(&self, chain: Chain) -> GracePeriod {
         if let Some(guest) = chain.guest()
@@ -204,14 +204,20 @@ impl Memory {
             of.tables.fetch_sub(chain.table_frames(), Ordering::Relaxed);
         }
         let now = self.now();
-        let (grace, mut retired) = {
-            let mut garbage = self.garbage.lock();
-            let grace = garbage.retire(&self.epoch, &self.table, chain, now);
-            (grace, garbage.frames())
-        };
-        self.rouse_sleeper();
         let bound = self.retired_bound.load(Ordering::Relaxed);
         let may_wait = !self.epoch.is_pinned(arch::cpu::current());
+        let (grace, mut retired) = loop {
+            let mut garbage = self.garbage.lock();
+            let before = garbage.frames();
+            // What is more than the bound by itself goes alone.
+            if before == 0 || before.saturating_add(chain.frames()) <= bound || !may_wait {
+                let grace = garbage.retire(&self.epoch, &self.table, chain, now);
+                break (grace, garbage.frames());
+            }
+            drop(garbage);
+            self.help();
+        };
+        self.rouse_sleeper();
         while cfg!(feature = "no-grace") && retired > 0 || retired > bound && may_wait {
             retired = self.help();
         }
