@@ -15,6 +15,7 @@ pub mod initramfs;
 pub mod instructions;
 pub mod machine;
 pub mod monitor;
+pub mod operations;
 pub mod shell;
 pub mod timeline;
 pub mod trace;

@@ -316,14 +316,19 @@ pub fn statistics(stub: &Stub) -> Outcome {
     Ok(())
 }
 
-/// Follows the host's target for `seconds=<n>`; only by its full name, for whoever drives the host meanwhile.
+/// Follows the host's target for `seconds=<n>`; only by its full name, for whoever drives the host meanwhile. With
+/// `touch=1` it writes to all that it has.
 pub fn follow(stub: &Stub) -> Outcome {
+    let touch = stub.orders.number("touch", 0) != 0;
     let mut balloon = Balloon::open(stub, feature::MUST_TELL_HOST)?;
     let mut free = Range::default();
     for piece in crate::memory::take_rest() {
         if piece.size() > free.size() {
             free = piece;
         }
+    }
+    if touch {
+        fill(free);
     }
     let step = balloon::BATCH as u64 * PAGE;
     let mut held = 0;
@@ -337,7 +342,11 @@ pub fn follow(stub: &Stub) -> Outcome {
         } else if held > wanted {
             let size = step.min(held - wanted);
             held -= size;
-            balloon.take_back(Range::sized(free.start + held, size))?;
+            let back = Range::sized(free.start + held, size);
+            balloon.take_back(back)?;
+            if touch {
+                fill(back);
+            }
         } else {
             cpu::relax();
             continue;

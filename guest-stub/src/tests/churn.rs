@@ -76,21 +76,26 @@ impl Random {
     }
 }
 
-fn request(service: Service, mut range: Range) -> Result<(), Wrong> {
+/// Requests or releases a range, and again what there was no memory for: to release a part of a block takes a table.
+fn insist(
+    mut range: Range,
+    wrong: u64,
+    ask: impl Fn(Range) -> Result<(), Refused>,
+) -> Result<(), Wrong> {
     for _ in 0..PATIENCE {
-        match service.request(range) {
+        match ask(range) {
             Ok(()) => return Ok(()),
             Err(Refused { error: NO_MEMORY, done }) => range.start += done,
             Err(_) => break,
         }
         cpu::relax();
     }
-    Err(Wrong(0, range.start))
+    Err(Wrong(wrong, range.start))
 }
 
 fn cycle(service: Service, part: Range, random: &mut Random) -> Result<(), Wrong> {
     let range = random.range(part);
-    request(service, range)?;
+    insist(range, 0, |range| service.request(range))?;
     let pages = range.size() / PAGE;
     let some = [0, pages - 1, random.below(pages), random.below(pages)];
     let address = |page: u64| range.start + page * PAGE;
@@ -109,7 +114,7 @@ fn cycle(service: Service, part: Range, random: &mut Random) -> Result<(), Wrong
             return Err(Wrong(3, page));
         }
     }
-    service.release(range).map_err(|_| Wrong(4, range.start))?;
+    insist(range, 4, |range| service.release(range))?;
     let gone = address(random.below(pages));
     match probe::read(gone) {
         Err(fault) if fault.class() == Class::External => {}

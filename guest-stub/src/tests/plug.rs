@@ -252,11 +252,14 @@ pub fn with_balloon(stub: &Stub) -> Outcome {
 }
 
 /// Follows the host's target for `seconds=<n>`; only by its full name, for whoever drives the host meanwhile. Keeps
-/// `keep=<blocks>` of what it once had, as a guest does that cannot spare them.
+/// `keep=<blocks>` of what it once had, as a guest does that cannot spare them. With `patient=1` it asks again for what
+/// the device refuses for now.
 pub fn follow(stub: &Stub) -> Outcome {
     let mut mem = Mem::open(stub)?;
     let Config { block, mut plugged, .. } = mem.config();
     let keep = stub.orders.number("keep", 0) * block;
+    let patient = stub.orders.number("patient", 0) != 0;
+    let mut refused = 0;
     let interrupt = mem.transport.interrupt;
     let before = cpu::this().count(interrupt);
     let mut told = false;
@@ -267,19 +270,32 @@ pub fn follow(stub: &Stub) -> Outcome {
         if plugged < requested {
             told |= cpu::this().count(interrupt) != before;
             let next = mem.blocks(plugged / block, 1);
-            mem.must_plug(next)?;
+            match mem.plug(next)? {
+                Answer::Nack | Answer::Busy if patient => {
+                    refused += 1;
+                    continue;
+                }
+                answer => ensure!(answer == ACK, "plugging {next:x?}: {answer:?}"),
+            }
             expect_edges(next, "plugged", Seen::Zero)?;
             fill(Range::sized(next.start, PAGE));
             plugged += block;
         } else if plugged > requested.max(keep) {
+            let last = mem.blocks(plugged / block - 1, 1);
+            match mem.unplug(last)? {
+                Answer::Nack | Answer::Busy if patient => {
+                    refused += 1;
+                    continue;
+                }
+                answer => ensure!(answer == ACK, "unplugging {last:x?}: {answer:?}"),
+            }
             plugged -= block;
-            mem.must_unplug(mem.blocks(plugged / block, 1))?;
         } else {
             cpu::relax();
             continue;
         }
         if plugged == requested {
-            say!("note plug-follow: {} MiB plugged", plugged >> 20);
+            say!("note plug-follow: {} MiB plugged, {refused} times refused", plugged >> 20);
         }
     }
     ensure!(told || plugged == 0, "the host's wish came without an interrupt");
