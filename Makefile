@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test mutations litmus soak fuzz check bench trace build setup clean FORCE
+.PHONY: help run demo test mutations litmus soak replay fuzz check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -41,7 +41,8 @@ help:
 	@echo 'make check    formatting, clippy for host and target, documentation'
 	@echo 'make bench    what things cost, in instructions'
 	@echo 'make trace    a whole run with all that was done to tables and TLBs: recorded, checked, rendered'
-	@echo 'make soak     memory comes and goes 100,000 times (CYCLES=); allocations fail under Linux'
+	@echo 'make soak     all at once at random (SEED= OPS=), and memory that comes and goes 100,000 times (CYCLES=)'
+	@echo 'make replay   what of a soak run concerns the core, on the host: SEED= OPS='
 	@echo 'make fuzz     data of guests and loaders at random, by libFuzzer: FUZZ_TIME=60 seconds a target, FUZZ_TARGETS='
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
@@ -173,11 +174,17 @@ test: $(IMAGES) $(INITRAMFS)
 	@scripts/mutations.sh build/mutations.md
 	cargo test --locked --package sluice-tests --no-fail-fast
 
-# The long ones: 100,000 times memory comes and goes, and allocations that fail at random under Linux.
+# The long ones: guests and memory that come and go in any order, and a guest that has memory come and go 100,000 times.
+SEED ?= $(shell date +%s)
+OPS ?= 5000
 CYCLES ?= 100000
 soak: $(IMAGES) $(INITRAMFS)
-	CYCLES=$(CYCLES) cargo test --locked --package sluice-tests --no-fail-fast --test soak --test faults -- \
-		--include-ignored --nocapture
+	SEED=$(SEED) OPS=$(OPS) CYCLES=$(CYCLES) cargo test --locked --package sluice-tests --no-fail-fast \
+		--test soak --test faults -- --include-ignored --nocapture
+
+# What of such a run concerns the core, from the same seed, without a machine.
+replay:
+	SEED=$(SEED) OPS=$(OPS) cargo test --locked --package sluice --lib cores_part -- --nocapture
 
 # Coverage is what libFuzzer goes by; the compiler has it, and nothing else is needed but a C++ compiler. What is found
 # stays in build/fuzz/, where the next run begins; a failure's input is build/fuzz/<target>-crash-*.

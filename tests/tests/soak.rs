@@ -132,10 +132,9 @@ impl Soak {
         let name = |who: usize| GUESTS[who].name;
         let command = match operation {
             Op::Start(who) => {
-                if self.machine.control()?.ask_any(&format!("create {}", name(who)))?.get("error")
-                    == None
-                    && who == LINUX
-                {
+                let create = format!("create {}", name(who));
+                let created = self.machine.control()?.ask_any(&create)?;
+                if created.get("created").is_some() && who == LINUX {
                     self.machine.ask("console linux")?;
                 }
                 format!("start {}", name(who))

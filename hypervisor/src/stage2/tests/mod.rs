@@ -9,6 +9,8 @@ mod operations;
 mod reference;
 #[cfg(shuttle)]
 mod schedules;
+#[cfg(not(shuttle))]
+mod soak;
 mod stress;
 #[cfg(feature = "trace")]
 mod traced;
