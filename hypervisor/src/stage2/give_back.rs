@@ -82,16 +82,20 @@ impl<'s> Edit<'s, '_> {
             let mut place = Place::load(table, at);
             let covers = place.covers(at);
             let part = at..covers.end.min(range.end);
+            let mut rest = part.clone();
             if place.entry() == Entry::Absent(Mark::Ballooned) {
                 if part == covers {
                     self.unlink(&place, at, Mark::Empty);
                 } else {
-                    self.mark(at, largest_within(&part), Mark::Empty);
+                    let order = largest_within(&part);
+                    self.mark(at, order, Mark::Empty);
+                    // Done, whether what follows is reached or not.
+                    rest.start = Ipa::new(at.as_u64() + order.bytes());
                     place = Place::load(table, at);
                 }
             }
             if let Some(below) = table.below(place.entry()) {
-                let reached = self.return_in(below, part.clone(), left);
+                let reached = self.return_in(below, rest, left);
                 if below.level() == Level::Three {
                     *left = left.saturating_sub(self.collapse(at));
                 }

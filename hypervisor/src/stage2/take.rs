@@ -322,6 +322,7 @@ impl<'s> Edit<'s, '_> {
                 return at;
             }
             *left -= 1;
+            let mut rest = part.clone();
             match place.entry() {
                 Entry::Absent(now) if leave.keeps(now) => {}
                 _ if whole => {
@@ -329,12 +330,17 @@ impl<'s> Edit<'s, '_> {
                     *left = left.saturating_sub(REMOVAL);
                 }
                 Entry::Leaf(_) | Entry::Moving(_) => _ = self.split(&place, at),
-                Entry::Absent(_) => self.mark(at, largest_within(&part), leave.mark()),
+                Entry::Absent(_) => {
+                    let order = largest_within(&part);
+                    self.mark(at, order, leave.mark());
+                    // Done, whether what follows is reached or not.
+                    rest.start = Ipa::new(at.as_u64() + order.bytes());
+                }
                 Entry::Table(_) | Entry::Pending(_) => {}
             }
             place = Place::load(table, at);
             if let Some(below) = table.below(place.entry()) {
-                let reached = self.take_in(below, part.clone(), leave, left);
+                let reached = self.take_in(below, rest, leave, left);
                 if reached < part.end {
                     return reached;
                 }

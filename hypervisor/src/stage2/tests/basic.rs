@@ -364,3 +364,34 @@ fn writes_reach_over_pages_and_are_read_back() {
     assert_eq!(memory.counts().guest_frames(), before);
     assert_sound(memory, &[&space]);
 }
+
+/// Wherever a bounded step ends, what it says that it has done is what it has done: a page that it marked for the sake
+/// of its end is among it.
+#[test]
+fn a_step_that_ends_early_says_how_far_it_came() {
+    let (memory, space) = space(64 * MIB, BLOCK_1G);
+    let whole = space.extent();
+    let end = at(511 * BLOCK_2M + PAGE_SIZE);
+    let mut ended_early = 0;
+    for first in 0..1024 {
+        // Two tables of pages, and a last block of which one page is meant.
+        let _ = space.take_range(whole.clone(), Mark::Ballooned).unwrap().flushed.retire();
+        let _ = space.return_pages(&[at(PAGE_SIZE), at(BLOCK_2M + PAGE_SIZE)]).unwrap().1.retire();
+        let returned = space.return_range(at(first * PAGE_SIZE)..end).unwrap();
+        let reached = returned.next.unwrap_or(end);
+        let _ = returned.flushed.retire();
+        ended_early += u64::from(reached < end);
+        let next = level_of(&space, memory, reached).expect_err("nothing is mapped").1;
+        assert_eq!(next, Mark::Ballooned, "from page {first}: more was returned than is said");
+        // The same for what is taken, beginning with what is empty.
+        let _ = space.take_range(whole.clone(), Mark::Empty).unwrap().flushed.retire();
+        let _ = space.take_pages(&[at(PAGE_SIZE), at(BLOCK_2M + PAGE_SIZE)]).unwrap().1.retire();
+        let taken = space.take_range(at(first * PAGE_SIZE)..end, Mark::Ballooned).unwrap();
+        let reached = taken.next.unwrap_or(end);
+        let _ = taken.flushed.retire();
+        let next = level_of(&space, memory, reached).expect_err("nothing is mapped").1;
+        assert_eq!(next, Mark::Empty, "from page {first}: more was taken than is said");
+    }
+    assert!(ended_early > 0);
+    assert_sound(memory, &[&space]);
+}
