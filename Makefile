@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test mutations litmus soak replay fuzz check bench trace build setup clean FORCE
+.PHONY: help run demo test mutations litmus soak replay fuzz attack check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -44,6 +44,7 @@ help:
 	@echo 'make soak     all at once at random (SEED= OPS=), and memory that comes and goes 100,000 times (CYCLES=)'
 	@echo 'make replay   what of a soak run concerns the core, on the host: SEED= OPS='
 	@echo 'make fuzz     data of guests and loaders at random, by libFuzzer: FUZZ_TIME=60 seconds a target, FUZZ_TARGETS='
+	@echo 'make attack   a guest that asks for everything at random, beside one that must not notice: REQUESTS=10000000 SEED='
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
 	@echo 'make build    the image and the default guest bundle, in build/'
@@ -206,6 +207,11 @@ fuzz:
 			|| { tail -n 60 build/fuzz/$$target.log; exit 1; }; \
 		sed -n 's/^stat::/  /p' build/fuzz/$$target.log | head -n 3; \
 	done
+
+# The same against the machine: calls, registers, devices, queues and memory at random, on four vCPUs.
+REQUESTS ?= 10000000
+attack: build build/guest-stub.img
+	SEED=$(SEED) REQUESTS=$(REQUESTS) cargo test --locked --package sluice-tests --test attack -- --nocapture
 
 # What the two checkers catch, as a table.
 mutations:

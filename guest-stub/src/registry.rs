@@ -1,12 +1,12 @@
 //! All that the stub can do, one line each.
 
 use crate::benches::{Measurement, balloon as balloon_bench, faults, traps, wakeups};
-use crate::hostile::{blocks, calls, mmio, pages, queues, registers, rings, storms, walks};
+use crate::hostile::{attack, blocks, calls, mmio, pages, queues, registers, rings, storms, walks};
 use crate::outcome::{Outcome, Verdict};
 use crate::run::Stub;
 use crate::tests::{
-    balloon, churn, cpu_features, driven, float, gic, hammer, id_registers, memory, plug, psci,
-    service, smccc, timer, uart,
+    balloon, beats, churn, cpu_features, driven, float, gic, hammer, id_registers, memory, plug,
+    psci, service, smccc, timer, uart,
 };
 
 /// A test: its name, whether `all` and its group's name include it, and how it is run.
@@ -140,6 +140,8 @@ pub static TESTS: &[Test] = &[
     test("hostile-mmio-gic", mmio::interrupt_controller),
     test("hostile-storm", storms::all),
     test("hostile-power", storms::power),
+    by_full_name("attack", attack::all),
+    by_full_name("beats", beats::beats),
     test("memory-pattern", memory::pattern_everywhere),
 ];
 

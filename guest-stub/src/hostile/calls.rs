@@ -7,7 +7,7 @@ use crate::outcome::Outcome;
 use crate::run::Stub;
 
 /// Functions of PSCI that would end, stop or restart something: the only ones that are left out.
-fn ends_something(function: u32) -> bool {
+pub(super) fn ends_something(function: u32) -> bool {
     let number = function & 0xffff;
     function & 0x3f00_0000 == 0x0400_0000
         && (number < 0x20 && !matches!(number, 0 | 4 | 6 | 7 | 0xa))
@@ -43,6 +43,13 @@ pub fn random(stub: &Stub) -> Outcome {
     Ok(())
 }
 
+/// Returns an entry point that is never in memory, nor its lower 32 bits: that is where the stub's code would be.
+pub(super) fn wrong_entry(random: &mut Random) -> u64 {
+    let low = random.below(1 << 30);
+    let entries = [random.next() << 32 | 1 << 60 | low, low, 1 << 39, 0xffff_ffff << 32];
+    entries[random.below(entries.len() as u64) as usize]
+}
+
 /// CPU_ON with every kind of wrong target, entry and context starts nobody.
 pub fn cpu_on(stub: &Stub) -> Outcome {
     if stub.orders.plain() {
@@ -53,10 +60,7 @@ pub fn cpu_on(stub: &Stub) -> Outcome {
         let function = if random.below(2) == 0 { CPU_ON_64 } else { CPU_ON_32 };
         let known = stub.machine.cpus()[random.below(stub.machine.cpus().len() as u64) as usize];
         let target = if random.below(2) == 0 { known } else { random.next() };
-        // Never in memory, not in its lower 32 bits either: that is where the stub's code would be.
-        let low = random.below(1 << 30);
-        let entries = [random.next() << 32 | 1 << 60 | low, low, 1 << 39, 0xffff_ffff << 32];
-        let entry = entries[random.below(entries.len() as u64) as usize];
+        let entry = wrong_entry(&mut random);
         let told = firmware::call(function, [target, entry, random.next()]);
         ensure!(told != SUCCESS, "CPU_ON({target:#x}, {entry:#x}) started something");
     }

@@ -1,6 +1,7 @@
 //! What a guest may try against its hypervisor. Each test passes when the guest lives and the devices still answer:
 //! whatever it has broken, it has broken for itself, and a reset of the device mends it.
 
+pub mod attack;
 pub mod blocks;
 pub mod calls;
 pub mod mmio;

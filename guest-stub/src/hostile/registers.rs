@@ -17,7 +17,7 @@ fn all(op0: u8) -> impl Iterator<Item = Register> {
 
 /// Registers that acknowledge an interrupt when they are read, or whose old value written back would mean something: DAIF and the
 /// like, the timers, what holds our own state.
-fn touchy(register: Register) -> bool {
+pub(super) fn touchy(register: Register) -> bool {
     matches!(
         register.encoding,
         [3, 0, 12, 8 | 12, 0 | 1]

@@ -1,6 +1,7 @@
 //! What a machine has to do, each a test of its own.
 
 pub mod balloon;
+pub mod beats;
 pub mod churn;
 pub mod cpu_features;
 pub mod driven;
