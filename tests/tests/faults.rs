@@ -1,14 +1,16 @@
 //! Allocations that fail, on the machine: each is answered with the error that is documented, and nothing has changed.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use serde_json::Value;
 use sluice_tests::artefacts::{KERNEL, linux};
+use sluice_tests::bundle::{Guest, Population};
 use sluice_tests::driven::guest;
 use sluice_tests::ensure;
 use sluice_tests::failure::{Failure, Outcome};
-use sluice_tests::machine::{BOOT, Machine, Plan};
-use sluice_tests::monitor::{number, text, wait_until};
+use sluice_tests::machine::{BOOT, COMMAND, Machine, Plan};
+use sluice_tests::monitor::{number, rows, text, wait_until};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -16,31 +18,71 @@ const MIB: u64 = 1 << 20;
 const ENOUGH: u64 = 1000;
 const LOADED: Duration = Duration::from_secs(240);
 
-/// Has `command` meet a failure at each of its allocations, one after the other, until it does not come to the next;
-/// `undo` makes what it did undone. Returns how many there were.
-fn at_each_allocation(machine: &mut Machine, command: &str, undo: &str) -> Outcome<u64> {
-    for after in 0..ENOUGH {
-        let during = |error: Failure| error.during(&format!("{command}, allocation {after}"));
-        let before = machine.owners_at_rest().map_err(during)?;
-        machine.ask(&format!("fail after {after}"))?;
-        let answer = done_or_refused(machine, command).map_err(during)?;
-        let failed = number(&machine.ask("fail never")?, "failed")?;
-        machine.audit_at_rest(1).map_err(during)?;
-        if let Some(error) = answer {
-            ensure!(failed == 1, "allocation {after} did not fail, and {command}: {error}");
-            ensure!(error.contains("memory"), "{command} is answered {error:?}");
-        }
-        done_or_refused(machine, undo).map_err(during)?;
-        let now = machine.owners_at_rest().map_err(during)?;
-        ensure!(
-            now.guests == before.guests && now.accounted() == now.total,
-            "{command}, allocation {after}: {before:?} became {now:?}"
+/// What is tried with each of its allocations failing, and made undone again.
+struct Trial<'a> {
+    name: &'a str,
+    /// Does it; returns the error where it was refused.
+    attempt: &'a dyn Fn(&mut Machine) -> Outcome<Option<String>>,
+    undo: &'a dyn Fn(&mut Machine) -> Outcome,
+    /// What the error says.
+    words: &'a str,
+}
+
+impl Trial<'_> {
+    /// Has each of its allocations fail, one after the other, until it does not come to the next; then each with all
+    /// that follow it. Returns how often it was tried, and how often it was refused: otherwise something smaller was
+    /// had, or it was asked again.
+    fn run(&self, machine: &mut Machine) -> Outcome<(u64, u64)> {
+        let (once, refused_once) = self.fail(machine, "after")?;
+        let (from, refused_from) = self.fail(machine, "from")?;
+        println!(
+            "{}: of {once} allocations that failed alone {refused_once} were refused, of {from} with all after them \
+             {refused_from}",
+            self.name
         );
-        if failed == 0 {
-            return Ok(after);
-        }
+        Ok((once + from, refused_once + refused_from))
     }
-    Err(Failure::new(format!("{command} makes more than {ENOUGH} allocations")))
+
+    /// The same with one alone (`after`), or with all that follow (`from`).
+    fn fail(&self, machine: &mut Machine, which: &str) -> Outcome<(u64, u64)> {
+        let mut refused = 0;
+        for after in 0..ENOUGH {
+            let name = self.name;
+            let during =
+                |error: Failure| error.during(&format!("{name}, allocations fail {which} {after}"));
+            let before = machine.owners_at_rest().map_err(during)?;
+            machine.ask(&format!("fail {which} {after}"))?;
+            let answer = (self.attempt)(machine).map_err(during)?;
+            let failed = number(&machine.ask("fail never")?, "failed")?;
+            machine.audit_at_rest(1).map_err(during)?;
+            if let Some(error) = answer {
+                ensure!(failed > 0, "{name}: allocation {after} did not fail: {error}");
+                ensure!(error.contains(self.words), "{name} is answered {error:?}");
+                refused += 1;
+            }
+            (self.undo)(machine).map_err(during)?;
+            let now = machine.owners_at_rest().map_err(during)?;
+            ensure!(
+                now.guests == before.guests && now.accounted() == now.total,
+                "{name}, allocation {after}: {before:?} became {now:?}"
+            );
+            if failed == 0 {
+                return Ok((after, refused));
+            }
+        }
+        Err(Failure::new(format!("{} makes more than {ENOUGH} allocations", self.name)))
+    }
+}
+
+/// Tries a command that another makes undone.
+fn try_each(machine: &mut Machine, command: &str, undo: &str, words: &str) -> Outcome<(u64, u64)> {
+    let trial = Trial {
+        name: command,
+        attempt: &|machine| done_or_refused(machine, command),
+        undo: &|machine| done_or_refused(machine, undo).map(|_| ()),
+        words,
+    };
+    trial.run(machine)
 }
 
 /// Does `command` to its end; returns the error where it was refused.
@@ -54,6 +96,62 @@ fn done_or_refused(machine: &mut Machine, command: &str) -> Outcome<Option<Strin
     end.get("error").map(|_| text(&end, "error").map(str::to_string)).transpose()
 }
 
+/// A guest that is off until it is started.
+fn held(name: &str, orders: &str, population: Population) -> Outcome<Guest> {
+    let mut guest = guest(name, 1, 64 * MIB, 64 * MIB)?;
+    guest.command_line = orders.into();
+    (guest.held, guest.population) = (true, population);
+    Ok(guest)
+}
+
+fn state(machine: &mut Machine, guest: &str) -> Outcome<Option<String>> {
+    let answer = machine.ask("guests")?;
+    for row in rows(&answer, "guests")? {
+        if text(row, "guest")? == guest {
+            return Ok(Some(text(row, "state")?.into()));
+        }
+    }
+    Ok(None)
+}
+
+/// Waits until a guest is in this state, or is no more.
+fn comes_to(machine: &mut Machine, guest: &str, wanted: Option<&str>) -> Outcome {
+    wait_until(&format!("{guest} is {wanted:?}"), BOOT, || {
+        Ok((state(machine, guest)?.as_deref() == wanted).then_some(()))
+    })
+}
+
+/// Starts a guest and waits until it says `ready`; or returns why it stays off, or waits for memory.
+fn starts(machine: &mut Machine, guest: &str, ready: &str) -> Outcome<Option<String>> {
+    machine.ask(&format!("console {guest}"))?;
+    let _ = machine.control()?.events();
+    machine.ask(&format!("start {guest}"))?;
+    wait_until(&format!("{guest} starts or does not"), BOOT, || {
+        let told = |event: &Value, name: &str| {
+            event.get("event") == Some(&name.into()) && event.get("guest") == Some(&guest.into())
+        };
+        let events = machine.control()?.events();
+        if events.iter().any(|event| told(event, "paused")) {
+            return Ok(Some(Some("paused: no memory".to_owned())));
+        }
+        if events.iter().any(|event| told(event, "failed")) {
+            let log = machine.ask("log 5")?;
+            let lines = rows(&log, "lines")?.iter().filter_map(|row| text(row, "text").ok());
+            let why = lines.filter(|line| line.contains("stays off")).last().unwrap_or_default();
+            return Ok(Some(Some(why.to_owned())));
+        }
+        let ready = machine.console.look_for(ready, Duration::from_millis(10))?;
+        Ok(ready.map(|_| None))
+    })
+}
+
+fn stops(machine: &mut Machine, guest: &str) -> Outcome {
+    if state(machine, guest)?.as_deref() != Some("off") {
+        machine.ask(&format!("stop {guest}"))?;
+    }
+    comes_to(machine, guest, Some("off"))
+}
+
 #[test]
 fn each_allocation_that_fails_is_answered_and_changes_nothing() -> Outcome {
     let guest = guest("stub", 1, 64 * MIB, 256 * MIB)?;
@@ -62,21 +160,124 @@ fn each_allocation_that_fails_is_answered_and_changes_nothing() -> Outcome {
         .start()?;
     let region = machine.driven_region()?;
     let at = |offset: u64| region.start + offset;
-    let mut tried = Vec::new();
     // Blocks in the middle, pages at both ends, and tables for them.
     let (start, size) = (at(2016 * KIB), 2 * MIB + 64 * KIB);
     let add = format!("add stub {size} at {start:#x}");
     let remove = format!("remove stub {start:#x}+{size} now");
-    tried.push(at_each_allocation(&mut machine, &add, &remove)?);
+    let added = try_each(&mut machine, &add, &remove, "memory")?;
     // A hole in a block, which takes a table.
-    let block = format!("add stub 2M at {:#x}", at(32 * MIB));
-    ensure!(done_or_refused(&mut machine, &block)?.is_none(), "{block}");
-    let (hole, bytes) = (at(32 * MIB + 64 * KIB), 8 * KIB);
+    let whole = at(32 * MIB);
+    let block = format!("add stub 2M at {whole:#x}");
+    let no_block = format!("remove stub {whole:#x}+2M now");
+    let must = |machine: &mut Machine, command: &str| {
+        let refused = done_or_refused(machine, command)?;
+        ensure!(refused.is_none(), "{command}: {refused:?}");
+        Ok(())
+    };
+    must(&mut machine, &block)?;
+    let (hole, bytes) = (whole + 64 * KIB, 8 * KIB);
     let cut = format!("remove stub {hole:#x}+{bytes} now");
     let fill = format!("add stub {bytes} at {hole:#x}");
-    tried.push(at_each_allocation(&mut machine, &cut, &fill)?);
-    println!("allocations that failed: {tried:?}");
-    ensure!(tried.iter().all(|&tried| tried > 0), "nothing failed: {tried:?}");
+    let removed = try_each(&mut machine, &cut, &fill, "memory")?;
+    // A block goes elsewhere, as a whole or in pages.
+    let mut moved = (0, 0);
+    for in_pages in [false, true] {
+        let renew = |machine: &mut Machine| {
+            let pieces = [&cut, &fill].into_iter().filter(|_| in_pages);
+            let mut commands = [&no_block, &block].into_iter().chain(pieces);
+            commands.try_for_each(|command| must(machine, command))
+        };
+        renew(&mut machine)?;
+        let range = Cell::new(0);
+        let trial = Trial {
+            name: if in_pages { "offline, pages" } else { "offline, a block" },
+            attempt: &|machine| {
+                let tables = machine.ask(&format!("tables stub {whole:#x}"))?;
+                let run = rows(&tables, "runs")?.first();
+                range.set(number(run.ok_or_else(|| Failure::new("no entry"))?, "pa")?);
+                done_or_refused(machine, &format!("offline {:#x}+2M", range.get()))
+            },
+            undo: &|machine| {
+                done_or_refused(machine, &format!("online {:#x}+2M", range.get()))?;
+                renew(machine)
+            },
+            words: "free elsewhere",
+        };
+        let (failed, refused) = trial.run(&mut machine)?;
+        moved = (moved.0 + failed, moved.1 + refused);
+    }
+    ensure!(removed.0 > 0, "no allocation of removing failed");
+    for (what, (failed, refused)) in [("add", added), ("offline", moved)] {
+        ensure!(failed > 0 && refused > 0, "{what}: {failed} failed, {refused} were refused");
+    }
+    Ok(())
+}
+
+#[test]
+fn guests_are_made_and_started_with_each_allocation_failing_once() -> Outcome {
+    let eager = held("eager", "test=driven", Population::Eager)?;
+    let lazy = held("lazy", "test=driven", Population::Lazy)?;
+    let mut machine = Plan::with_image("faults-start", "sluice-faults", &[eager, lazy])?
+        .append("when-off=stay")
+        .start()?;
+    let create = Trial {
+        name: "create",
+        attempt: &|machine| done_or_refused(machine, "create eager as other"),
+        undo: &|machine| {
+            let _ = done_or_refused(machine, "destroy other")?;
+            comes_to(machine, "other", None)
+        },
+        words: "memory",
+    };
+    let (failed, refused) = create.run(&mut machine)?;
+    ensure!(failed > 0 && failed == refused, "{failed} failed, {refused} were refused");
+    for guest in ["eager", "lazy"] {
+        let start = Trial {
+            name: &format!("start {guest}"),
+            attempt: &|machine| starts(machine, guest, "driven: ready, "),
+            undo: &|machine| stops(machine, guest),
+            words: "memory",
+        };
+        let (failed, refused) = start.run(&mut machine)?;
+        ensure!(failed > 0 && refused > 0, "{guest}: {failed} failed, {refused} were refused");
+    }
+    Ok(())
+}
+
+#[test]
+fn devices_go_on_with_each_allocation_failing_once() -> Outcome {
+    let balloon = held("balloon", "test=balloon-follow seconds=100000 touch=1", Population::Eager)?;
+    let plug = held("plug", "test=plug-follow seconds=100000 patient=1", Population::Eager)?;
+    let mut machine = Plan::with_image("faults-devices", "sluice-faults", &[balloon, plug])?
+        .append("when-off=stay")
+        .start()?;
+    // As much as takes a table, and comes back page by page as it is touched.
+    let there_and_back = |machine: &mut Machine| {
+        for kib in [64 * 1024 - 64, 64 * 1024] {
+            machine.ask(&format!("balloon balloon {kib}K"))?;
+            wait_until("the balloon follows", BOOT, || {
+                Ok((machine.guest("balloon")?.memory == kib * KIB).then_some(()))
+            })?;
+        }
+        Ok(None)
+    };
+    machine.ask("start balloon")?;
+    there_and_back(&mut machine)?;
+    let inflate = Trial { name: "balloon", attempt: &there_and_back, undo: &|_| Ok(()), words: "" };
+    ensure!(inflate.fail(&mut machine, "after")?.0 > 0, "nothing failed");
+    machine.ask("destroy balloon")?;
+    comes_to(&mut machine, "balloon", None)?;
+    let ready = starts(&mut machine, "plug", "note plug-follow: ready")?;
+    ensure!(ready.is_none(), "{ready:?}");
+    let plug = Trial {
+        name: "plug",
+        attempt: &|machine| done_or_refused(machine, "plug plug 8M"),
+        undo: &|machine| done_or_refused(machine, "unplug plug 8M").map(|_| ()),
+        words: "",
+    };
+    ensure!(plug.fail(&mut machine, "after")?.0 > 0, "nothing failed");
+    // The driver was told, and has asked again.
+    machine.expect(r"8 MiB plugged, [1-9]\d* times refused", COMMAND)?;
     Ok(())
 }
 

@@ -98,7 +98,7 @@ impl Guest {
                 MakeError(String::from("its maximum memory does not fit an address space"))
             })?;
         let space = Space::with_hotplug(memory, id, identity.vmid(), ram, hotplug)
-            .map_err(|error| MakeError(alloc::format!("no address space: {error:?}")))?;
+            .map_err(|error| MakeError(alloc::format!("it cannot be made: {error}")))?;
         let gic = make_gic(number, config.vcpus)?;
         let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
         let plug = mmio::Label { guest: number, slot: layout::MEMORY_SLOT as u8 };

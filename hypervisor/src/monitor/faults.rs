@@ -3,6 +3,7 @@
 //! | command | |
 //! |---|---|
 //! | `fail after <n>` | of the next allocations (blocks, tables, the hypervisor's frames) `n` succeed and one fails |
+//! | `fail from <n>` | of the next allocations `n` succeed, and all after them fail |
 //! | `fail one-in <n> <seed>` | one in `n` fails, at random |
 //! | `fail never` | none fails any more; `failed` says how many have since the command before |
 //! | `crash panic`, `crash fault`, `crash stack` | Sluice ends |
@@ -19,6 +20,10 @@ pub(super) fn obey(system: &System, line: &str, report: &mut Report<'_>) -> bool
     match (verb, kind) {
         (Some("fail"), Some("after")) => {
             system.memory().fail_once_after(number().unwrap_or(0));
+            report.value("armed", Value::Flag(true));
+        }
+        (Some("fail"), Some("from")) => {
+            system.memory().fail_after(number().unwrap_or(0));
             report.value("armed", Value::Flag(true));
         }
         (Some("fail"), Some("one-in")) => {

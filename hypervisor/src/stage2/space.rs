@@ -13,6 +13,7 @@ use crate::sync::{Edge, Edits, Lock};
 use crate::trace;
 use aarch64_paging::descriptor::PhysicalAddress;
 use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable};
+use core::fmt;
 use core::mem::ManuallyDrop;
 
 /// The size of a guest's address space in bits: what stage 2 resolves from one table of level 1.
@@ -86,6 +87,15 @@ pub enum SpaceError {
     /// The RAM, or where it can be added, is not of whole pages, is not below the 39 bits of a space, or the one
     /// does not follow the other.
     BadRam,
+}
+
+impl fmt::Display for SpaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OutOfMemory => "there is no memory for its tables",
+            Self::BadRam => "its memory does not fit an address space",
+        })
+    }
 }
 
 impl From<OutOfMemory> for SpaceError {
