@@ -136,8 +136,8 @@ fn starts(machine: &mut Machine, guest: &str, ready: &str) -> Outcome<Option<Str
         }
         if events.iter().any(|event| told(event, "failed")) {
             let log = machine.ask("log 5")?;
-            let lines = rows(&log, "lines")?.iter().filter_map(|row| text(row, "text").ok());
-            let why = lines.filter(|line| line.contains("stays off")).last().unwrap_or_default();
+            let mut lines = rows(&log, "lines")?.iter().filter_map(|row| text(row, "text").ok());
+            let why = lines.rfind(|line| line.contains("stays off")).unwrap_or_default();
             return Ok(Some(Some(why.to_owned())));
         }
         let ready = machine.console.look_for(ready, Duration::from_millis(10))?;
