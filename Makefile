@@ -32,7 +32,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help run demo test mutations litmus soak replay fuzz attack check bench trace build setup clean FORCE
+.PHONY: help doctor ci run demo test mutations litmus soak replay fuzz attack check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -47,6 +47,8 @@ help:
 	@echo 'make attack   a guest that asks for everything at random, beside one that must not notice: REQUESTS=10000000 SEED='
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
+	@echo 'make doctor   what is here, what is missing, and which of these commands will work'
+	@echo 'make ci       what CI runs: check, test, and under KVM what an arm64 host can run there'
 	@echo 'make build    the image and the default guest bundle, in build/'
 	@echo 'make clean    remove what was built, not what was downloaded'
 	@echo
@@ -58,16 +60,24 @@ help:
 
 # Set-up ends with build/toolchain.mk, which says how to build for the target; including
 # it makes every goal that builds set up first. These need nothing.
-ifneq ($(filter-out help clean setup litmus,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help doctor ci clean setup litmus,$(MAKECMDGOALS)),)
 include build/toolchain.mk
 endif
 
-build/toolchain.mk: scripts/setup.sh scripts/debian.sh rust-toolchain.toml
+build/toolchain.mk: scripts/setup.sh scripts/host.sh scripts/debian.sh rust-toolchain.toml
 	@scripts/setup.sh
 	@touch $@
 
 setup:
 	@scripts/setup.sh
+
+# RECORD=<file> writes down what the host answered (tests/hosts).
+RECORD ?=
+doctor:
+	@SLUICE_RECORD=$(RECORD) scripts/doctor.sh
+
+ci:
+	@scripts/ci.sh
 
 build: build/sluice.img build/bundle.cpio
 

@@ -1,54 +1,73 @@
 #!/bin/bash
 # Gets what building and running Sluice needs, each thing once: a second run downloads
-# nothing. Needs root only to install Debian packages; without it the missing ones are named.
+# nothing. Needs root only to install packages, and does so where there is apt; else the missing ones are named.
 #
-# Environment: SLUICE_CACHE  where downloads are kept (build/cache); clones can share it.
+#   scripts/setup.sh         everything
+#   scripts/setup.sh tools   only what needs root: so that the rest can be done without
+#
+# Environment: SLUICE_CACHE   where downloads are kept (build/cache); clones can share it
+#              DEBIAN_MIRROR  the Debian archive to fetch guests from, should apt know none or another be better
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-SLUICE_CACHE=${SLUICE_CACHE:-$PWD/build/cache}
-target=aarch64-unknown-none-softfloat
 step=setup
 
 say() { echo "set-up: $*"; }
 fail() { echo "set-up: $step: $*" >&2; exit 1; }
-have() { command -v "$1" >/dev/null 2>&1; }
 
+. scripts/host.sh
 . scripts/debian.sh
 
-# Programs of the host, and the Debian packages that hold them.
+# Programs of the host, where this system's packages have them.
 install_tools() {
     step=tools
-    local missing=() entry
-    for entry in qemu-system-aarch64:qemu-system-arm dtc:device-tree-compiler cc:gcc xz:xz-utils \
-                 make:make flock:util-linux; do
-        have "${entry%%:*}" || missing+=("${entry#*:}")
+    local family missing=() packages=() unknown=() name package version
+    family=$(family)
+    mapfile -t missing < <(missing_programs)
+    # Debian's archive is needed for as long as there are no guests.
+    if [ "$family" = apt ] && [ -n "$(missing_guests)" ]; then
+        mapfile -t -O "${#missing[@]}" missing < <(try_archive)
+    fi
+    if [ ${#missing[@]} -gt 0 ] && [ "$family" = apt ] && [ "$(id -u)" = 0 ]; then
+        # A broken third-party source must not keep us from what Debian has.
+        apt-get -qq update || say "apt-get update had errors; going on"
+    fi
+    for name in "${missing[@]}"; do
+        package=$(package "$family" "$name")
+        if [ "$name" = cargo ] && [ "$family" = apt ] && ! ask offers-rustup offered rustup; then
+            # Older releases have none. prepare_rust says what to do.
+            continue
+        elif [ -n "$package" ]; then
+            packages+=("$package")
+        else
+            unknown+=("$name")
+        fi
     done
-    # The linker alone is not enough: the C library's start files come separately.
-    if have dpkg-query && ! dpkg-query --show libc6-dev >/dev/null 2>&1; then
-        missing+=(libc6-dev)
+    [ ${#unknown[@]} -eq 0 ] || fail "missing, by whatever name this system has them: ${unknown[*]}"
+    if [ ${#packages[@]} -gt 0 ]; then
+        if [ "$family" != apt ] || [ "$(id -u)" != 0 ]; then
+            fail "run this as root, then try again: $(install_command "$family") ${packages[*]}"
+        fi
+        say "installing ${packages[*]}"
+        DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+            "${packages[@]}" >/dev/null </dev/null || fail "apt-get could not install ${packages[*]}"
     fi
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if ! have apt-get; then
-        fail "missing, and this is no Debian system: ${missing[*]}"
-    fi
-    if [ "$(id -u)" != 0 ]; then
-        fail "run this as root, then try again: apt-get install --no-install-recommends ${missing[*]}"
-    fi
-    say "installing ${missing[*]}"
-    # A broken third-party source must not keep us from what Debian has.
-    apt-get -qq update || say "apt-get update had errors; going on"
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
-        "${missing[@]}" >/dev/null </dev/null || fail "apt-get could not install ${missing[*]}"
+    version=$(qemu_version)
+    at_least "$version" 7 2 || fail "QEMU 7.2 or newer is needed, and $QEMU is ${version:-none}; give another by QEMU="
 }
 
 # The compiler, and the core library for the target: as rustup offers it, or else from
 # source, which rustup or Debian may have. The answer stands in build/toolchain.mk.
 prepare_rust() {
     step=rust
-    have cargo || fail "no cargo; install Rust by rustup, toolchain 1.95.0, then try again"
+    have cargo || fail "no cargo; $(rust_advice)"
     local version library='' sysroot
-    version=$(rustc --version | awk '{ print $2 }') || fail "rustc does not start; see rust-toolchain.toml"
+    if ! rustc --version >/dev/null 2>&1 && have rustup; then
+        say "installing Rust $(rust_wanted) by rustup"
+        rustup toolchain install "$(rust_wanted)" --profile minimal --component rustfmt --component clippy \
+            >/dev/null 2>&1 || fail "rustup could not install Rust $(rust_wanted)"
+    fi
+    version=$(rustc --version | awk '{ print $2 }') || fail "rustc does not start; $(rust_advice)"
     cargo fmt --version >/dev/null 2>&1 || fail "no rustfmt; run: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || fail "no clippy; run: rustup component add clippy"
     sysroot=$(rustc --print sysroot)
@@ -111,6 +130,10 @@ guest_modules="virtio virtio_ring virtio_mmio virtio_balloon virtio_mem"
 fetch_guests() {
     step=guests
     local kernel suite
+    [ -n "$(missing_guests)" ] || return 0
+    if [ -n "$(try_archive)" ]; then
+        fail "$(guest_advice)"
+    fi
     for kernel in 6.1:bookworm 6.12:trixie; do
         suite=${kernel#*:}
         kernel=${kernel%%:*}
@@ -129,7 +152,6 @@ fetch_guests() {
 fetch_kernel() {
     local kernel=$1 suite=$2 package unpacked=$SLUICE_CACHE/kernel.$$ into=$SLUICE_CACHE/kernels/$1
     local module file
-    have apt-get || fail "no apt-get, so no Debian kernel; give your own by KERNEL= and INITRD="
     debian_open "guests-$suite" arm64 /dev/null "$suite"
     package=$(apt-cache "${debian_options[@]}" depends linux-image-cloud-arm64 \
         | awk '$1 == "Depends:" { print $2; exit }')
@@ -155,15 +177,17 @@ fetch_kernel() {
 # installed. It is a nicety: where it cannot be had, the tests say so and go on.
 fetch_newer_qemu() {
     step=qemu
-    local into=$SLUICE_CACHE/qemu-newer file
+    local into=$SLUICE_CACHE/qemu-newer file release
     [ ! -e "$into/qemu-system-aarch64" ] && [ ! -e "$into/unavailable" ] || return 0
-    have apt-get || return 0
+    # Backports are made for the release itself.
+    [ "$(os ID)" = debian ] && [ -z "$(try_archive)" ] || return 0
+    release=$(os VERSION_CODENAME)
     mkdir -p "$into"
     say "unpacking a newer QEMU for the tests"
     if ! (debian_open qemu "$(dpkg --print-architecture)" /var/lib/dpkg/status \
-              bookworm bookworm-backports \
+              "$release" "$release-backports" \
           && debian_apt install --yes --download-only --no-install-recommends \
-              --target-release bookworm-backports qemu-system-arm </dev/null >/dev/null); then
+              --target-release "$release-backports" qemu-system-arm </dev/null >/dev/null); then
         say "no newer QEMU here; tests use the system's alone"
         touch "$into/unavailable"
         return 0
@@ -192,7 +216,13 @@ WRAPPER
 }
 
 mkdir -p build
-install_tools
+case ${1:-} in
+    '') install_tools ;;
+    tools)
+        install_tools
+        exit ;;
+    *) fail "what is '$1'? There is: scripts/setup.sh [tools]" ;;
+esac
 mkdir -p "$SLUICE_CACHE"
 exec 9>"$SLUICE_CACHE/lock"
 flock 9 || fail "cannot lock $SLUICE_CACHE"

@@ -1,7 +1,7 @@
 //! From the first line of Rust to the last: find the machine, follow the orders, say how it went.
 
 use crate::arch::probe::Conduit;
-use crate::arch::{boot, cpu, mmu};
+use crate::arch::{boot, cpu, mmu, time};
 use crate::console;
 use crate::firmware;
 use crate::gic;
@@ -37,8 +37,9 @@ pub fn primary(device_tree: u64, entered_at: u64) -> ! {
                 refuse(why)
             }
             say!(
-                "stub: ready {machine}, entered at EL{entered_at}, image at {:#x}",
-                boot::image().0
+                "stub: ready {machine}, entered at EL{entered_at}, image at {:#x}, counter of {} Hz",
+                boot::image().0,
+                time::frequency()
             );
             follow(&Stub { machine, orders: Orders::new(machine.orders.as_str()) });
             stop()

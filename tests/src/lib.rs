@@ -2,6 +2,7 @@
 //!
 //! Nothing here links the hypervisor; it is used as its users have it, as an image.
 
+pub mod accelerator;
 pub mod artefacts;
 pub mod bundle;
 pub mod console;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
+use crate::accelerator::Accelerator;
 use crate::artefacts;
 use crate::bundle::{Guest, bundle, bundle_files};
 use crate::console::Console;
@@ -36,6 +37,7 @@ enum Initrd {
 pub struct Plan {
     name: String,
     qemu: PathBuf,
+    accelerator: Accelerator,
     cpu: String,
     cpus: u32,
     memory: String,
@@ -64,6 +66,7 @@ impl Plan {
         Ok(Self {
             name: name.into(),
             qemu: artefacts::qemu(),
+            accelerator: Accelerator::of_hypervisors(),
             cpu: "cortex-a72".into(),
             cpus: 2,
             memory: "2G".into(),
@@ -90,6 +93,7 @@ impl Plan {
             cpus: guest.vcpus,
             memory: format!("{}M", guest.memory >> 20),
             hypervisor: false,
+            accelerator: Accelerator::of_bare_machines(),
             ..Self::new(name, &[])?
         })
     }
@@ -172,7 +176,8 @@ impl Plan {
 
     /// Has the emulator count instructions instead of time, the same on every host.
     #[must_use]
-    pub fn counting(self) -> Self {
+    pub fn counting(mut self) -> Self {
+        self.accelerator = Accelerator::Tcg;
         self.option("-icount").option("shift=0,sleep=off").option("-seed").option("1")
     }
 
@@ -220,7 +225,7 @@ impl Machine {
         let machine = if plan.hypervisor { "virt,virtualization=on" } else { "virt" };
         command
             .args(["-machine", &format!("{machine},gic-version=3")])
-            .args(["-cpu", &plan.cpu])
+            .args(plan.accelerator.options(&plan.cpu))
             .args(["-smp", &plan.cpus.to_string()])
             .args(["-m", &plan.memory])
             .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"])
