@@ -99,7 +99,7 @@ pub fn primary(entry: Entry) -> ! {
     unsafe { uart::init(Pa::new(machine.uart.registers.start)) };
     heap::init();
     logger::init(system::argument(&machine.arguments, "loglevel"));
-    let features = match arch::detect_features() {
+    let features = match arch::detect_features(&machine.gic) {
         Ok(features) => features,
         Err(missing) => {
             let mut console = EarlyUart(Pa::new(machine.uart.registers.start));
@@ -108,6 +108,8 @@ pub fn primary(entry: Entry) -> ! {
             cpu::power_off(conduit(machine.conduit))
         }
     };
+    // SAFETY: the device tree says that it is there, it is mapped, and nobody else drives it.
+    unsafe { gic::init_distributor(&machine.gic) };
     let system = System::init(machine, plan.frames());
     keep_zeroed(system);
     system::log_machine(system, features);
@@ -144,13 +146,7 @@ fn map(machine: &Machine, plan: &Plan, tree: &PaRange) {
     }
     let device = |range: &core::ops::Range<u64>| bytes(range.start, range.end - range.start);
     builder.device(device(&machine.uart.registers));
-    builder.device(device(&machine.gic.distributor));
-    for region in &machine.gic.redistributors {
-        // QEMU's region holds 123 of them; only those of the CPUs are used.
-        let used = machine.gic.stride * machine.cpus.len() as u64;
-        let size = (region.end - region.start).min(used);
-        builder.device(bytes(region.start, size));
-    }
+    gic::registers(&machine.gic, machine.cpus.len(), |range| builder.device(range));
     for slot in &machine.virtio {
         builder.device(device(&slot.registers));
     }
@@ -168,24 +164,13 @@ fn map(machine: &Machine, plan: &Plan, tree: &PaRange) {
 /// Sets up what each CPU has for itself.
 fn init_cpu(system: &'static System) {
     context::init_traps();
-    let gic = &system.machine().gic;
-    let mut regions = heapless::Vec::<PaRange, 8>::new();
-    for region in &gic.redistributors {
-        let used = gic.stride * system.machine().cpus.len() as u64;
-        let end = region.end.min(region.start + used);
-        // There are as many places as the device tree can name regions.
-        let _ = regions.push(Pa::new(region.start)..Pa::new(end));
-    }
-    let timer = system.machine().timer;
-    match gic::find_redistributor(&regions, gic.stride) {
-        Ok(redistributor) => {
-            let ppis =
-                [gic::KICK, gic::MAINTENANCE, timer.virtual_, timer.physical, timer.hypervisor];
-            redistributor.init_cpu(&ppis);
-            system.set_redistributor(cpu::current(), redistributor);
-        }
-        Err(gic::NoRedistributor) => {
-            panic!("the GIC has no redistributor for CPU {}", cpu::current().index())
+    let machine = system.machine();
+    let timer = machine.timer;
+    let ppis = [gic::KICK, gic::MAINTENANCE, timer.virtual_, timer.physical, timer.hypervisor];
+    match gic::init_cpu(&machine.gic, machine.cpus.len(), &ppis) {
+        Ok(private) => system.set_private_interrupts(cpu::current(), private),
+        Err(gic::NoInterface) => {
+            panic!("the GIC has nothing for CPU {}", cpu::current().index())
         }
     }
     time::disarm();
@@ -194,8 +179,6 @@ fn init_cpu(system: &'static System) {
 /// Turns the other CPUs on and waits until each has come.
 fn start_cpus(system: &'static System) {
     let machine = system.machine();
-    // SAFETY: the device tree says that it is there, and nobody else drives it.
-    unsafe { gic::init_distributor(Pa::new(machine.gic.distributor.start)) };
     let own = cpu::affinity();
     if machine.cpus.first().map(|cpu| cpu.affinity) != Some(own) {
         log::warn!("the boot CPU's affinity is {own:#x}, not that of the device tree's first CPU");

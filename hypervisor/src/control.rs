@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "shares memory with the device")]
 
 use crate::addr::Pa;
-use crate::arch::{cpu, gic};
+use crate::arch::gic;
 use crate::monitor::{self, job::Port as CommandPort, report::Format, report::JsonString};
 use crate::system::System;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
@@ -89,7 +89,7 @@ pub fn init(machine: &Machine) -> bool {
                 // The line is high until the cause is acknowledged (virtio 1.2, section 4.2.2, InterruptStatus),
                 // whatever the device tree says of its trigger: taken for an edge, what comes while it is high
                 // from something before would make none.
-                gic::enable_shared(slot.interrupt, cpu::affinity());
+                gic::enable_shared(slot.interrupt);
                 true
             }
             Err(error) => {

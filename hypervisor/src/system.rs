@@ -1,17 +1,18 @@
 //! The whole: the machine, its memory, its guests, and what CPUs tell one another.
 
-use crate::addr::{PAGE_SIZE, Pa};
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
 use crate::arch::cpu::{self, CpuId, MAX_CPUS};
-use crate::arch::gic::{self, Redistributor};
+use crate::arch::gic::{self, Private};
 use crate::arch::{Features, memory, time, uart};
+use crate::device::gic::Version;
 use crate::guest::bundle::Bundle;
 use crate::guest::commitment::{self, Commitment, Exceeds};
 use crate::guest::manifest::{self, GuestConfig, MAX_GUESTS};
 use crate::guest::seed::Seeds;
-use crate::guest::{self, Guest, MakeError};
+use crate::guest::{self, Guest, Interrupts, MakeError, layout};
 use crate::mem::{GuestId, Memory};
 use crate::sched::choice::homes;
-use crate::stage2::{Vmid, VmidPool};
+use crate::stage2::{Devices, Vmid, VmidPool};
 use crate::{console, control};
 use alloc::format;
 use alloc::sync::Arc;
@@ -33,7 +34,9 @@ pub struct System {
     edition: AtomicU64,
     /// A guest starts or ends, perhaps.
     life: AtomicBool,
-    redistributors: [Once<Redistributor>; MAX_CPUS],
+    private_interrupts: [Once<Private>; MAX_CPUS],
+    /// What guests get of the GIC.
+    interrupts: Interrupts,
     cpus: AtomicUsize,
     list_registers: usize,
     /// Says that the machine is to go on when all guests are off.
@@ -103,6 +106,7 @@ impl System {
     pub fn init(machine: Machine, memory: Memory) -> &'static Self {
         let stay = argument(&machine.arguments, "when-off") == Some("stay");
         let seeds = Seeds::new(machine.seed, time::now());
+        let interrupts = interrupts(&machine, &memory);
         SYSTEM.call_once(|| Self {
             machine,
             memory,
@@ -111,8 +115,9 @@ impl System {
             numbers: AtomicU32::new(0),
             edition: AtomicU64::new(1),
             life: AtomicBool::new(false),
-            redistributors: [const { Once::new() }; MAX_CPUS],
+            private_interrupts: [const { Once::new() }; MAX_CPUS],
             cpus: AtomicUsize::new(1),
+            interrupts,
             list_registers: gic::list_registers(),
             stay,
             seeds,
@@ -151,16 +156,16 @@ impl System {
         self.list_registers
     }
 
-    /// Notes where this CPU's redistributor is.
-    pub fn set_redistributor(&self, cpu: CpuId, redistributor: Redistributor) {
-        if let Some(place) = self.redistributors.get(cpu.index()) {
-            place.call_once(|| redistributor);
+    /// Notes where this CPU's private interrupts are.
+    pub fn set_private_interrupts(&self, cpu: CpuId, private: Private) {
+        if let Some(place) = self.private_interrupts.get(cpu.index()) {
+            place.call_once(|| private);
         }
     }
 
-    /// Returns the redistributor of `cpu`, which is running.
-    pub fn redistributor(&self, cpu: CpuId) -> Redistributor {
-        *self.redistributors[cpu.index()].wait()
+    /// Returns the private interrupts of `cpu`, which is running.
+    pub fn private_interrupts(&self, cpu: CpuId) -> Private {
+        *self.private_interrupts[cpu.index()].wait()
     }
 
     /// Returns how many CPUs run.
@@ -282,7 +287,8 @@ impl System {
         let identity = Identity::new(self)
             .ok_or_else(|| MakeError(format!("there are {MAX_GUESTS} guests, the most")))?;
         let number = identity.id().index();
-        let guest = Guest::new(identity, config, &self.memory, &homes, self.seeds.are_random())?;
+        let random = self.seeds.are_random();
+        let guest = Guest::new(identity, config, &self.memory, &homes, &self.interrupts, random)?;
         if let Some(place) = self.guests.get(number) {
             *place.lock() = Some(Arc::clone(&guest));
         }
@@ -419,7 +425,7 @@ impl System {
     /// Takes the console and the control port over, on this CPU. Commands are answered when there are guests to speak
     /// of: see [`System::answer`].
     pub fn open_ports(&'static self) {
-        gic::enable_shared(self.machine.uart.interrupt, cpu::affinity());
+        gic::enable_shared(self.machine.uart.interrupt);
         uart::set_receive_interrupt(true);
         let port = control::init(&self.machine);
         log::info!("control port: {}", if port { "virtio-console" } else { "none" });
@@ -432,15 +438,31 @@ impl System {
     }
 }
 
+/// Makes out what guests get of the GIC.
+fn interrupts(machine: &Machine, memory: &Memory) -> Interrupts {
+    match gic::guest_interface(&machine.gic) {
+        Some(first) => {
+            let start = layout::CPU_INTERFACE.start;
+            let pages = [0, PAGE_SIZE]
+                .map(|at| (Ipa::new(start.as_u64() + at), Pa::new(first.as_u64() + at)));
+            let interface = Devices::new(memory, &pages)
+                .unwrap_or_else(|_| panic!("there is no memory for two tables"));
+            Interrupts { version: Version::V2, interface: Some(interface) }
+        }
+        None => Interrupts { version: Version::V3, interface: None },
+    }
+}
+
 /// Says what was found.
 pub fn log_machine(system: &System, features: &Features) {
     let machine = system.machine();
     let bytes: u64 = machine.memory.iter().map(|range| range.end - range.start).sum();
     log::info!("Sluice {} on {}", env!("CARGO_PKG_VERSION"), machine.model);
     log::info!(
-        "{} CPUs, {} MiB of memory, GICv3 with {} list registers",
+        "{} CPUs, {} MiB of memory, {} with {} list registers",
         machine.cpus.len(),
         bytes >> 20,
+        system.interrupts.version,
         system.list_registers()
     );
     log::info!("CPU: {features}");

@@ -97,7 +97,8 @@ impl Vcpu {
     /// Makes a vCPU that is off, of a guest of `vcpus` vCPUs whose interrupt controller is `gic`.
     pub fn new(index: usize, home: CpuId, gic: &Arc<Gic>, vcpus: usize) -> Self {
         let exits = Arc::new(AtomicU64::new(0));
-        let whose = Arc::new(Whose { gic: Arc::clone(gic), vcpus, exits: Arc::clone(&exits) });
+        let (gic, counted) = (Arc::clone(gic), Arc::clone(&exits));
+        let whose = Arc::new(Whose { gic, vcpu: index, vcpus, exits: counted });
         Self {
             index,
             home,

@@ -46,9 +46,41 @@ pub struct Uart {
     pub interrupt: u32,
 }
 
-/// A GICv3.
+/// The interrupt controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gic {
+pub enum Gic {
+    /// A GICv2 with the virtualization extensions (IHI 0048).
+    V2(GicV2),
+    /// A GICv3 (IHI 0069).
+    V3(GicV3),
+}
+
+impl Gic {
+    /// Returns the distributor's registers.
+    pub const fn distributor(&self) -> &Range<u64> {
+        match self {
+            Self::V2(gic) => &gic.distributor,
+            Self::V3(gic) => &gic.distributor,
+        }
+    }
+}
+
+/// The registers of a GICv2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GicV2 {
+    /// GICD: the distributor.
+    pub distributor: Range<u64>,
+    /// GICC: the CPU interface, each CPU's own at the same place.
+    pub cpu_interface: Range<u64>,
+    /// GICH: what a hypervisor controls the virtual CPU interface by.
+    pub virtual_control: Range<u64>,
+    /// GICV: the virtual CPU interface, for guests.
+    pub virtual_interface: Range<u64>,
+}
+
+/// The registers of a GICv3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GicV3 {
     /// The distributor's registers.
     pub distributor: Range<u64>,
     /// The regions of the redistributors.
@@ -144,7 +176,7 @@ impl Machine {
             cpus: reader::cpus(tree)?,
             conduit: found.conduit.ok_or(PlatformError::MissingNode { what: "PSCI" })?,
             uart: uart.ok_or(PlatformError::MissingNode { what: "PL011 UART" })?,
-            gic: found.gic.ok_or(PlatformError::MissingNode { what: "GICv3" })?,
+            gic: found.gic.ok_or(PlatformError::MissingNode { what: "GICv2 or GICv3" })?,
             timer: found.timer.ok_or(PlatformError::MissingNode { what: "Armv8 timer" })?,
             virtio: found.virtio,
             arguments: chosen.arguments,

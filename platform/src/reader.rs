@@ -2,8 +2,8 @@
 
 use crate::error::PlatformError;
 use crate::machine::{
-    Conduit, Cpu, Gic, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTORS, MAX_RESERVED_RANGES,
-    MAX_VIRTIO_SLOTS, Timer, Uart, VirtioSlot,
+    Conduit, Cpu, Gic, GicV2, GicV3, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTORS,
+    MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Timer, Uart, VirtioSlot,
 };
 use crate::tree::{self, CellSizes, REG};
 use core::ops::Range;
@@ -13,6 +13,9 @@ use heapless::Vec;
 
 /// The size in bytes of a redistributor without virtual LPIs (GICv3 architecture, 12.10).
 const REDISTRIBUTOR: u64 = 0x2_0000;
+/// What a GICv2 with the virtualization extensions calls itself (Linux,
+/// Documentation/devicetree/bindings/interrupt-controller/arm,gic.yaml).
+const GICV2: [&str; 3] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic"];
 const INTERRUPTS: &str = "an interrupt of the GIC: kind, number, flags";
 
 /// What there is.
@@ -52,7 +55,9 @@ impl Found {
         if node.property("device_type").is_some_and(|kind| kind.value() == b"memory\0") {
             self.memory(node, sizes)?;
         } else if is("arm,gic-v3") {
-            self.gic = Some(gic(node, sizes)?);
+            self.gic = Some(gic_v3(node, sizes)?);
+        } else if is_gic_v2(node) {
+            self.gic = Some(gic_v2(node, sizes)?);
         } else if is("arm,armv8-timer") {
             self.timer = Some(timer(node, self.interrupt_cells)?);
         } else if is("arm,pl011") && self.uart.is_none() {
@@ -94,18 +99,10 @@ impl Found {
 /// Returns how many cells the GIC's interrupts have: three, or four where PPIs are partitioned.
 /// Without it, no interrupt can be read.
 pub fn interrupt_cells(tree: Fdt<'_>) -> Result<usize, PlatformError> {
-    let mut cells = Err(PlatformError::MissingNode { what: "GICv3" });
+    let mut cells = Err(PlatformError::MissingNode { what: "GICv2 or GICv3" });
     tree::visit(tree, |node, _| {
-        if tree::is_compatible(node, "arm,gic-v3") {
+        if is_gic_v2(node) || tree::is_compatible(node, "arm,gic-v3") {
             cells = Ok(tree::cell(node, "#interrupt-cells").map_or(3, |cells| cells as usize));
-        } else if ["arm,cortex-a15-gic", "arm,gic-400"]
-            .iter()
-            .any(|with| tree::is_compatible(node, with))
-        {
-            cells = Err(PlatformError::Unsupported {
-                what: "a GICv2",
-                needs: "Sluice needs a GICv3 (QEMU: -machine virt,gic-version=3)",
-            });
         }
         cells.is_err()
     });
@@ -143,7 +140,27 @@ fn first_interrupt(
         .ok_or(PlatformError::Property { node: what, property: "interrupts", wanted: INTERRUPTS })
 }
 
-fn gic(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
+fn is_gic_v2(node: &FdtNode<'_>) -> bool {
+    GICV2.iter().any(|with| tree::is_compatible(node, with))
+}
+
+fn gic_v2(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
+    let mut ranges = Vec::<_, 4>::new();
+    sizes.ranges(node, "GIC", |range| {
+        // More than these four are nobody's.
+        let _ = ranges.push(range);
+        Ok(())
+    })?;
+    let Ok([distributor, cpu_interface, virtual_control, virtual_interface]) = ranges.into_array()
+    else {
+        let wanted = "GICD, GICC, GICH and GICV: Sluice needs the virtualization extensions \
+                      (QEMU: -machine virtualization=on)";
+        return Err(PlatformError::Property { node: "GIC", property: REG, wanted });
+    };
+    Ok(Gic::V2(GicV2 { distributor, cpu_interface, virtual_control, virtual_interface }))
+}
+
+fn gic_v3(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
     let regions = tree::cell(node, "#redistributor-regions").unwrap_or(1) as usize;
     if regions > MAX_REDISTRIBUTORS {
         let what = "regions of redistributors";
@@ -165,7 +182,8 @@ fn gic(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
         return Err(PlatformError::Property { node: "GIC", property: REG, wanted });
     };
     let stride = tree::number(node, "redistributor-stride").unwrap_or(REDISTRIBUTOR);
-    Ok(Gic { distributor, redistributors, stride: stride.max(REDISTRIBUTOR) })
+    let stride = stride.max(REDISTRIBUTOR);
+    Ok(Gic::V3(GicV3 { distributor, redistributors, stride }))
 }
 
 /// Reads the timer's interrupts by name, or where they have none, in the order of the binding

@@ -13,7 +13,7 @@ pub fn run(input: &[u8]) {
                 "a range that is turned round"
             );
             assert!(!machine.memory.is_empty() && !machine.cpus.is_empty());
-            assert!(!machine.gic.distributor.is_empty() && !machine.uart.registers.is_empty());
+            assert!(!machine.gic.distributor().is_empty() && !machine.uart.registers.is_empty());
             assert!(machine.initrd.is_none_or(|range| !range.is_empty()));
         }
         Err(error) => drop(error.to_string()),

@@ -3,8 +3,8 @@
 use super::uart::WIDTHS;
 use crate::Input;
 use sluice::device::gic::{
-    DISTRIBUTOR_BYTES, Gic, Kick, ListRegister, ListRegisters, MAX_LIST_REGISTERS, Place,
-    REDISTRIBUTOR_BYTES, SgiRegister, State, hcr, vmcr,
+    DISTRIBUTOR_BYTES, DISTRIBUTOR_BYTES_V2, Gic, Kick, ListRegister, ListRegisters,
+    MAX_LIST_REGISTERS, Place, REDISTRIBUTOR_BYTES, SgiRegister, State, Version, hcr, vmcr,
 };
 
 const SPIS: usize = 96;
@@ -20,9 +20,10 @@ struct Machine {
 /// list registers hold is what there is: each interrupt once, no number that does not exist.
 pub fn run(input: &[u8]) {
     let mut input = Input::new(input);
-    let vcpus = 1 + input.below(4);
+    let shape = input.below(8);
+    let (vcpus, version) = (1 + shape % 4, if shape < 4 { Version::V3 } else { Version::V2 });
     let count = 1 + input.below(MAX_LIST_REGISTERS);
-    let gic = Gic::new(1, vcpus, SPIS).expect("there can be such a GIC");
+    let gic = Gic::new(version, 1, vcpus, SPIS).expect("there can be such a GIC");
     let own = ListRegisters { vmcr: vmcr::VENG0 | vmcr::VENG1, ..ListRegisters::default() };
     let mut machine = Machine { gic, interfaces: vec![own; vcpus], count };
     while !input.is_empty() {
@@ -44,7 +45,7 @@ impl Machine {
         let vcpu = input.below(vcpus);
         let kick = match input.byte() % 12 {
             0..=2 => {
-                let (place, width) = (place(input), input.one_of(&WIDTHS));
+                let (place, width) = (self.place(vcpu, input), input.one_of(&WIDTHS));
                 let value = match input.byte() {
                     0 => u64::MAX,
                     1 => input.double(),
@@ -52,7 +53,10 @@ impl Machine {
                 };
                 place.map_or(Kick::NONE, |place| self.gic.write(vcpu, place, width, value))
             }
-            3 => self.read(vcpu, place(input), input),
+            3 => {
+                let place = self.place(vcpu, input);
+                self.read(vcpu, place, input)
+            }
             4 => self.gic.inject_spi(input.number() as u32, input.byte() & 1 != 0),
             5 => self.gic.inject_ppi(
                 input.below(vcpus + 1),
@@ -124,6 +128,17 @@ impl Machine {
         let value = self.gic.read(place, width);
         assert_eq!(width.truncate(value), value, "a value wider than its access");
         kick
+    }
+
+    /// A register, as `vcpu` sees it.
+    fn place(&self, vcpu: usize, input: &mut Input<'_>) -> Option<Place> {
+        match self.gic.version() {
+            Version::V2 => {
+                let offset = u64::from(input.half()) % DISTRIBUTOR_BYTES_V2;
+                Place::of_distributor(Version::V2, vcpu, offset)
+            }
+            Version::V3 => place(input),
+        }
     }
 
     /// Takes the most urgent interrupt, as ICC_IAR does.

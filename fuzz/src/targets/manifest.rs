@@ -2,6 +2,7 @@
 
 use crate::Input;
 use sluice::addr::BLOCK_2M;
+use sluice::device::gic::Version;
 use sluice::guest::bundle::{Bundle, MANIFEST};
 use sluice::guest::image::{DEVICE_TREE_MAX, Image, Placement};
 use sluice::guest::layout::{MAX_RAM, MAX_VCPUS, RAM_START};
@@ -65,7 +66,7 @@ pub fn run(input: &[u8]) {
             at(initrd.end)
         });
         assert!(end <= guest.memory, "images outside of memory");
-        let machine = loader::describe(guest, true);
+        let machine = loader::describe(guest, Version::V3, true);
         assert!(machine.bytes().len() as u64 <= DEVICE_TREE_MAX);
     }
 }

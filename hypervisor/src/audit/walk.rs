@@ -42,7 +42,7 @@ impl TableWalk {
     pub(crate) fn new(space: &Space<'_>) -> Self {
         // The root is a table, too.
         let count = Count { tables: 1, ..Count::default() };
-        Self { at: Ipa::new(0), count, before: Edition::of(space) }
+        Self { at: space.owned_from(), count, before: Edition::of(space) }
     }
 
     /// Walks on, and says whether there is more.

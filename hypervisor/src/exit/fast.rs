@@ -19,6 +19,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub struct Whose {
     /// Its guest's interrupt controller.
     pub gic: Arc<Gic>,
+    /// Its number in its guest.
+    pub vcpu: usize,
     /// Its guest's number of vCPUs.
     pub vcpus: usize,
     /// How often it came out.
@@ -71,9 +73,9 @@ fn load(x: &mut [u64; 31], whose: &Whose, syndrome: u64) -> bool {
     let from_distributor = ipa.as_u64().wrapping_sub(layout::DISTRIBUTOR.start.as_u64());
     let from_redistributors = ipa.as_u64().wrapping_sub(layout::REDISTRIBUTORS.start.as_u64());
     let place = if from_distributor < crate::device::gic::DISTRIBUTOR_BYTES {
-        Place::in_distributor(from_distributor)
+        Place::of_distributor(whose.gic.version(), whose.vcpu, from_distributor)
     } else if from_redistributors < crate::device::gic::REDISTRIBUTOR_BYTES * whose.vcpus as u64 {
-        Place::in_redistributors(from_redistributors)
+        Place::of_redistributors(whose.gic.version(), from_redistributors)
     } else {
         None
     };

@@ -2,7 +2,7 @@
 
 use crate::arch::gic;
 use crate::arch::{cpu, time};
-use crate::device::gic::{ListRegister, ListRegisters, Synced, intid};
+use crate::device::gic::{ListRegister, ListRegisters, MAX_LIST_REGISTERS, Synced, intid};
 use crate::guest::Guest;
 use crate::panic;
 use crate::sched::Loaded;
@@ -12,19 +12,8 @@ use crate::vcpu::{Own, Vcpu};
 /// ICH_HCR_EL2.En.
 const VIRTUAL_INTERFACE_ON: u64 = 1;
 
-/// Takes the list registers that may hold something from hardware.
-fn read_back(list: &mut ListRegisters) {
-    for (index, register) in list.lr.iter_mut().enumerate().take(list.live) {
-        *register = ListRegister::new(gic::read_list_register(index));
-    }
-    list.hcr = gic::virtual_control();
-    list.vmcr = gic::virtual_machine_control();
-}
-
 fn write_out(list: &ListRegisters, count: usize) {
-    for (index, register) in list.lr.iter().enumerate().take(count) {
-        gic::write_list_register(index, register.bits());
-    }
+    gic::write_out(&list.lr, count);
     gic::set_virtual_control(list.hcr | VIRTUAL_INTERFACE_ON);
 }
 
@@ -44,7 +33,7 @@ fn carry_out(system: &System, guest: &Guest, synced: Synced) {
 #[cold]
 pub fn sync(system: &System, loaded: &mut Loaded) {
     let list = &mut loaded.own.list;
-    read_back(list);
+    gic::read_back(list);
     let synced = loaded.guest.gic.sync(loaded.vcpu.index, list, system.list_registers());
     write_out(list, synced.write);
     carry_out(system, &loaded.guest, synced);
@@ -53,7 +42,7 @@ pub fn sync(system: &System, loaded: &mut Loaded) {
 /// Takes what the list registers hold back into the model: before the vCPU waits, or reads the state of its interrupts.
 pub fn fold(system: &System, loaded: &mut Loaded) {
     let list = &mut loaded.own.list;
-    read_back(list);
+    gic::read_back(list);
     let synced = loaded.guest.gic.fold(loaded.vcpu.index, list);
     write_out(list, synced.write);
     carry_out(system, &loaded.guest, synced);
@@ -61,35 +50,33 @@ pub fn fold(system: &System, loaded: &mut Loaded) {
 
 /// Makes this CPU's interrupts those of the vCPU that comes.
 pub fn load(system: &System, guest: &Guest, vcpu: &Vcpu, own: &mut Own) {
-    own.interface.load();
+    gic::load(&own.interface);
     own.list.vmcr = own.interface.control;
     guest.gic.mark_dirty(vcpu.index);
-    for index in 0..system.list_registers() {
-        gic::write_list_register(index, 0);
-    }
+    gic::write_out(&[ListRegister::default(); MAX_LIST_REGISTERS], system.list_registers());
     own.list.live = 0;
     gic::set_virtual_control(VIRTUAL_INTERFACE_ON);
     let held = guest.gic.physical_held(vcpu.index);
     for intid in [intid::VIRTUAL_TIMER, intid::PHYSICAL_TIMER] {
         if held & 1 << intid != 0 {
-            system.redistributor(cpu::current()).set_active(intid, true);
+            system.private_interrupts(cpu::current()).set_active(intid, true);
         }
     }
 }
 
 /// Takes the interrupts of the vCPU that leaves, whose timers have been stopped.
 pub fn save(system: &System, guest: &Guest, vcpu: &Vcpu, own: &mut Own) {
-    read_back(&mut own.list);
+    gic::read_back(&mut own.list);
     let synced = guest.gic.fold(vcpu.index, &mut own.list);
     write_out(&own.list, synced.write);
     carry_out(system, guest, synced);
-    own.interface.save();
+    gic::save(&mut own.interface);
     gic::set_virtual_control(0);
     // What the guest has yet to deactivate is active again on the CPU that takes the vCPU next.
     let held = guest.gic.physical_held(vcpu.index);
     for intid in [intid::VIRTUAL_TIMER, intid::PHYSICAL_TIMER] {
         if held & 1 << intid != 0 {
-            system.redistributor(cpu::current()).set_active(intid, false);
+            system.private_interrupts(cpu::current()).set_active(intid, false);
         }
     }
 }
@@ -97,8 +84,9 @@ pub fn save(system: &System, guest: &Guest, vcpu: &Vcpu, own: &mut Own) {
 /// Handles the physical interrupts that are pending on this CPU. Says whether the scheduler must look at them.
 pub fn take(system: &'static System, mut loaded: Option<&mut Loaded>) -> bool {
     let mut look = false;
-    while let Some(intid) = gic::acknowledge() {
-        gic::drop_priority(intid);
+    while let Some(acknowledged) = gic::acknowledge() {
+        gic::drop_priority(acknowledged);
+        let intid = acknowledged & 0x3ff;
         match intid {
             gic::KICK => {
                 panic::stop_if_panicked();
@@ -128,7 +116,7 @@ pub fn take(system: &'static System, mut loaded: Option<&mut Loaded>) -> bool {
                 look = true;
             }
         }
-        gic::deactivate(intid);
+        gic::deactivate(acknowledged);
     }
     look
 }

@@ -85,13 +85,14 @@ fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, v
 }
 
 fn gic_place(loaded: &Loaded, ipa: Ipa) -> Option<Place> {
+    let version = loaded.guest.gic.version();
     if let Some(offset) = offset(&layout::DISTRIBUTOR, ipa) {
-        return Place::in_distributor(offset);
+        return Place::of_distributor(version, loaded.vcpu.index, offset);
     }
     let offset = offset(&layout::REDISTRIBUTORS, ipa)?;
     let vcpus = loaded.guest.vcpus.len() as u64;
     if offset / crate::device::gic::REDISTRIBUTOR_BYTES < vcpus {
-        Place::in_redistributors(offset)
+        Place::of_redistributors(version, offset)
     } else {
         None
     }

@@ -9,6 +9,8 @@ const fn range(start: u64, size: u64) -> IpaRange {
 
 /// The GIC's distributor.
 pub const DISTRIBUTOR: IpaRange = range(0x0800_0000, 0x1_0000);
+/// The CPU interface of a GICv2: two pages, which are the machine's own GICV.
+pub const CPU_INTERFACE: IpaRange = range(0x0801_0000, 0x2000);
 /// The redistributors of the most vCPUs, [`REDISTRIBUTOR_SIZE`] bytes each.
 pub const REDISTRIBUTORS: IpaRange = range(0x080a_0000, REDISTRIBUTOR_SIZE * MAX_VCPUS as u64);
 /// The size of a vCPU's redistributor in bytes: two frames of 64 KiB (GICv3 architecture, 12.10).

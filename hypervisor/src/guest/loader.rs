@@ -5,6 +5,7 @@ use super::machine_tree::{Description, MachineTree};
 use super::manifest::GuestConfig;
 use super::seed::Seed;
 use crate::addr::{BLOCK_2M, Ipa};
+use crate::device::gic::Version;
 use core::fmt;
 
 /// What the first vCPU starts with (Documentation/arch/arm64/booting.rst in Linux): the MMU off, at
@@ -51,8 +52,9 @@ impl<E: fmt::Debug> fmt::Display for LoadError<E> {
 
 /// Describes the machine of a guest of `config` to it. `random`: there will be seeds for its
 /// generator.
-pub fn describe(config: &GuestConfig<'_>, random: bool) -> MachineTree {
+pub fn describe(config: &GuestConfig<'_>, gic: Version, random: bool) -> MachineTree {
     MachineTree::new(&Description {
+        gic,
         vcpus: config.vcpus,
         memory: config.memory,
         command_line: &config.command_line,
@@ -226,7 +228,7 @@ mod tests {
         let file = |name| bundle.find(name).expect("the archive is good").expect("it is there");
         let config = config(file("k"), file("i"));
         let mut memory = vec![0u8; 64 * MIB];
-        let loaded = load(&config, &describe(&config, false), &SEED, |ipa, bytes| {
+        let loaded = load(&config, &describe(&config, Version::V3, false), &SEED, |ipa, bytes| {
             let start = (ipa.as_u64() - layout::RAM_START.as_u64()) as usize;
             let end = start + bytes.len();
             assert_eq!(start / (2 * MIB), (end - 1) / (2 * MIB), "a part crosses a block");
@@ -255,7 +257,7 @@ mod tests {
     fn a_write_that_fails_names_what_was_being_written() {
         let config = config(&[1; 100], &[2; 100]);
         let initrd = config.placement.initrd.clone().expect("there is one").start;
-        let outcome = load(&config, &describe(&config, false), &SEED, |ipa, _| {
+        let outcome = load(&config, &describe(&config, Version::V3, false), &SEED, |ipa, _| {
             if ipa == initrd { Err("no memory") } else { Ok(()) }
         });
         let error = outcome.expect_err("the initrd cannot be written");

@@ -11,13 +11,13 @@ use super::service::Service;
 use crate::addr::{IpaRange, PAGE_SIZE, ipa_range};
 use crate::arch::cpu::{self, CpuId};
 use crate::device::Width;
-use crate::device::gic::{self, Gic, Kick, intid};
+use crate::device::gic::{self, Gic, Kick, Version, intid};
 use crate::device::pl011::Pl011;
 use crate::device::virtio::balloon::Balloon;
 use crate::device::virtio::mem::MemoryDevice;
 use crate::device::virtio::{Transport, mmio};
 use crate::mem::{GuestId, Memory};
-use crate::stage2::Space;
+use crate::stage2::{Devices, Space};
 use crate::system::{Identity, System};
 use crate::vcpu::{State, Vcpu};
 use alloc::string::String;
@@ -70,11 +70,19 @@ pub struct Guest {
 #[derive(Clone, Debug)]
 pub struct MakeError(pub String);
 
+/// What guests get of the machine's interrupt controller.
+pub struct Interrupts {
+    /// Which it is.
+    pub version: Version,
+    /// The CPU interface of a GICv2.
+    pub interface: Option<Devices>,
+}
+
 /// Makes the interrupt controller, on the heap at once: it is too large to stand on the stack
 /// twice.
 #[inline(never)]
-fn make_gic(guest: u8, vcpus: usize) -> Result<Arc<Gic>, MakeError> {
-    let gic = Gic::new(guest, vcpus, gic::DEFAULT_SPIS);
+fn make_gic(version: Version, guest: u8, vcpus: usize) -> Result<Arc<Gic>, MakeError> {
+    let gic = Gic::new(version, guest, vcpus, gic::DEFAULT_SPIS);
     gic.map(Arc::new).map_err(|error| MakeError(alloc::format!("{error}")))
 }
 
@@ -87,6 +95,7 @@ impl Guest {
         config: GuestConfig<'static>,
         memory: &'static Memory,
         homes: &[CpuId],
+        interrupts: &Interrupts,
         random: bool,
     ) -> Result<Arc<Self>, MakeError> {
         let id = identity.id();
@@ -99,7 +108,11 @@ impl Guest {
             })?;
         let space = Space::with_hotplug(memory, id, identity.vmid(), ram, hotplug)
             .map_err(|error| MakeError(alloc::format!("it cannot be made: {error}")))?;
-        let gic = make_gic(number, config.vcpus)?;
+        let space = match &interrupts.interface {
+            Some(interface) => space.with_devices(interface),
+            None => space,
+        };
+        let gic = make_gic(interrupts.version, number, config.vcpus)?;
         let label = mmio::Label { guest: number, slot: layout::BALLOON_SLOT as u8 };
         let plug = mmio::Label { guest: number, slot: layout::MEMORY_SLOT as u8 };
         let memory_device = Some(space.hotplug())
@@ -124,7 +137,7 @@ impl Guest {
             device_work: AtomicU8::new(0),
             release_from: AtomicU64::new(0),
             faults: AtomicU64::new(0),
-            tree: loader::describe(&config, random),
+            tree: loader::describe(&config, interrupts.version, random),
             config,
             _identity: identity,
         }))

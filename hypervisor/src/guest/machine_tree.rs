@@ -12,6 +12,7 @@ use super::fdt::Writer;
 use super::layout;
 use super::seed::Seed;
 use crate::addr::IpaRange;
+use crate::device::gic::Version;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -29,6 +30,8 @@ const LEVEL_HIGH: u32 = 4;
 
 /// What of a guest's machine differs from guest to guest.
 pub struct Description<'a> {
+    /// Which interrupt controller it has.
+    pub gic: Version,
     /// Number of vCPUs, 1 to [`layout::MAX_VCPUS`]; vCPU n has affinity 0.0.0.n.
     pub vcpus: usize,
     /// Bytes of memory from [`layout::RAM_START`].
@@ -67,7 +70,7 @@ impl MachineTree {
         cpus(&mut tree, machine.vcpus);
         timer(&mut tree);
         clock(&mut tree);
-        interrupt_controller(&mut tree, machine.vcpus);
+        interrupt_controller(&mut tree, machine.gic, machine.vcpus);
         uart(&mut tree);
         for slot in 0..layout::VIRTIO_SLOTS {
             virtio_slot(&mut tree, slot);
@@ -167,14 +170,23 @@ fn clock(tree: &mut Writer) {
     tree.end();
 }
 
-fn interrupt_controller(tree: &mut Writer, vcpus: usize) {
-    begin_device(tree, "intc", &[layout::DISTRIBUTOR, layout::redistributors(vcpus)]);
+fn interrupt_controller(tree: &mut Writer, version: Version, vcpus: usize) {
+    let second = match version {
+        Version::V2 => layout::CPU_INTERFACE,
+        Version::V3 => layout::redistributors(vcpus),
+    };
+    begin_device(tree, "intc", &[layout::DISTRIBUTOR, second]);
     tree.cells("phandle", &[PHANDLE_GIC]);
     // The maintenance interrupt, for hypervisors: there is no EL2, and `virt` lists it
     // nevertheless.
     tree.cells("interrupts", &[PPI, 9, LEVEL_HIGH]);
-    tree.cells("#redistributor-regions", &[1]);
-    tree.text("compatible", &["arm,gic-v3"]);
+    match version {
+        Version::V2 => tree.text("compatible", &["arm,cortex-a15-gic"]),
+        Version::V3 => {
+            tree.cells("#redistributor-regions", &[1]);
+            tree.text("compatible", &["arm,gic-v3"]);
+        }
+    }
     tree.flag("ranges");
     tree.cells("#size-cells", &[2]);
     tree.cells("#address-cells", &[2]);

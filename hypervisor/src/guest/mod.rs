@@ -25,4 +25,4 @@ mod service;
 #[cfg(target_os = "none")]
 pub use life::{StartError, State, Stop};
 #[cfg(target_os = "none")]
-pub use machine::{BalloonSlot, Guest, MakeError, MemorySlot};
+pub use machine::{BalloonSlot, Guest, Interrupts, MakeError, MemorySlot};

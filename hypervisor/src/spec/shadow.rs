@@ -151,6 +151,9 @@ impl Shadow {
     /// Compares page number `at` and those that are the same way; returns where the others begin.
     fn compare(&self, space: &Space<'_>, root: Table<'_>, at: u64) -> (Option<Difference>, u64) {
         let ipa = Ipa::from_page(at);
+        if ipa < space.owned_from() {
+            return (None, space.owned_from().page());
+        }
         let (tables, tables_end) = abstraction(root, ipa);
         let (specification, end) = self.state.at(at);
         if tables != specification {

@@ -82,6 +82,9 @@ impl Space<'_> {
     /// Reads within one page, if it is mapped. The pin is held while bytes are copied, so that
     /// the frame is still the guest's.
     fn read_in_page(&self, ipa: Ipa, part: &mut [u8]) -> bool {
+        if !self.covers(ipa) {
+            return false;
+        }
         let pin = self.memory.pin();
         let Some(frame) = self.translate(&pin, ipa).ok().and_then(|leaf| leaf.frame()) else {
             return false;
@@ -102,6 +105,9 @@ impl Space<'_> {
     /// Writes within one page, if it is mapped and stays where it is: what is written to a page that is being copied
     /// would be lost. The copying begins when this pin has gone.
     fn write_in_page(&self, ipa: Ipa, part: &[u8], seen: Seen) -> bool {
+        if !self.covers(ipa) {
+            return false;
+        }
         let pin = self.memory.pin();
         let leaf = self.translate(&pin, ipa).ok().filter(|leaf| !leaf.is_moving());
         let Some(frame) = leaf.and_then(|leaf| leaf.frame()) else { return false };

@@ -1,6 +1,8 @@
 //! The address space of one guest: what its intermediate physical addresses are mapped to.
 
 use super::descriptor::{Level, Mark, attributes, guest_attributes};
+use super::devices::Devices;
+use super::edit;
 use super::regime::{GuestStage2, Tables};
 use super::vmid::Vmid;
 use super::walk::{Absent, Leaf, Table};
@@ -35,6 +37,8 @@ pub struct Space<'m> {
     hotplug: IpaRange,
     /// Both, and what lies between.
     pub(super) extent: IpaRange,
+    /// The root leads to [`Devices`].
+    has_devices: bool,
     vmid: Vmid,
     root: Pa,
     pub(super) writer: Lock<Writer<'m>>,
@@ -141,6 +145,7 @@ impl<'m> Space<'m> {
             ram,
             hotplug,
             extent,
+            has_devices: false,
             vmid,
             root,
             writer: Lock::new(
@@ -152,6 +157,22 @@ impl<'m> Space<'m> {
         trace::root(guest.index() as u16, root, vmid.number());
         space.unplug_beyond_ram()?;
         Ok(space)
+    }
+
+    /// Makes `devices` a part of the space. Before the guest runs; RAM begins behind them, or they are left out.
+    #[must_use]
+    pub fn with_devices(mut self, devices: &Devices) -> Self {
+        self.has_devices = self.ram.start >= Devices::END;
+        if self.has_devices {
+            let writing = self.lock_writer();
+            edit::write(writing.root().slot(0), devices.entry());
+        }
+        self
+    }
+
+    /// Returns where what is mapped has owners: behind [`Devices`], if there are any.
+    pub(crate) fn owned_from(&self) -> Ipa {
+        if self.has_devices { Devices::END } else { Ipa::new(0) }
     }
 
     /// Returns where its frames come from.

@@ -113,15 +113,46 @@ fn qemu_virt_is_made_out() {
     assert_eq!(machine.conduit, Conduit::Smc);
     assert_eq!(machine.uart.registers.start, 0x900_0000);
     assert_eq!(machine.uart.interrupt, 33);
-    assert_eq!(machine.gic.distributor, 0x800_0000..0x801_0000);
-    assert_eq!(machine.gic.redistributors.len(), 1);
-    assert_eq!(machine.gic.redistributors[0], 0x80a_0000..0x900_0000);
+    let gic = gic_v3(&machine);
+    assert_eq!(gic.distributor, 0x800_0000..0x801_0000);
+    assert_eq!(gic.redistributors.len(), 1);
+    assert_eq!(gic.redistributors[0], 0x80a_0000..0x900_0000);
     let timer = Timer { physical: 30, virtual_: 27, hypervisor: 26 };
     assert_eq!(machine.timer, timer);
     assert_eq!(machine.virtio.len(), 32);
     assert_eq!(machine.virtio.iter().map(|slot| slot.interrupt).min(), Some(48));
     assert!(machine.virtio.iter().all(|slot| slot.edge));
     assert!(machine.seed.is_some());
+}
+
+fn gic_v3(machine: &Machine) -> &GicV3 {
+    match &machine.gic {
+        Gic::V3(gic) => gic,
+        Gic::V2(gic) => panic!("it has a GICv3, not {gic:?}"),
+    }
+}
+
+#[test]
+fn qemu_virt_with_a_gicv2_is_made_out() {
+    let blob = include_bytes!("../../fixtures/virt-gicv2.dtb");
+    let machine = Machine::from_device_tree(blob).expect("QEMU's device tree is good");
+    let gic = GicV2 {
+        distributor: 0x800_0000..0x801_0000,
+        cpu_interface: 0x801_0000..0x802_0000,
+        virtual_control: 0x803_0000..0x804_0000,
+        virtual_interface: 0x804_0000..0x805_0000,
+    };
+    assert_eq!(machine.gic, Gic::V2(gic));
+    let timer = Timer { physical: 30, virtual_: 27, hypervisor: 26 };
+    assert_eq!(machine.timer, timer);
+}
+
+#[test]
+fn a_gicv2_without_virtualization_is_refused() {
+    let two = BOARD.replace(", <0x9800000 0x80000>, <0xfff0000 0x2000>", "");
+    let blob = compile(&two.replace("\"arm,gic-v3\"", "\"arm,gic-400\""));
+    let error = Machine::from_device_tree(&blob).expect_err("this must be refused");
+    assert!(error.to_string().contains("GICD, GICC, GICH and GICV"), "{error}");
 }
 
 #[test]
@@ -137,10 +168,11 @@ fn another_board_is_made_out() {
     let affinities: Vec<u64> = machine.cpus.iter().map(|cpu| cpu.affinity).collect();
     assert_eq!(affinities, [0, 0x100, 0x1_0000_0001]);
     assert_eq!(machine.uart, Uart { registers: 0x1001_1000..0x1001_2000, interrupt: 34 });
-    assert_eq!(machine.gic.distributor, 0x800_0000..0x801_0000);
+    let gic = gic_v3(&machine);
+    assert_eq!(gic.distributor, 0x800_0000..0x801_0000);
     let redistributors = [0x900_0000..0x908_0000, 0x980_0000..0x988_0000];
-    assert_eq!(machine.gic.redistributors.as_slice(), &redistributors);
-    assert_eq!(machine.gic.stride, 0x4_0000);
+    assert_eq!(gic.redistributors.as_slice(), &redistributors);
+    assert_eq!(gic.stride, 0x4_0000);
     assert_eq!(machine.timer, Timer { physical: 30, virtual_: 27, hypervisor: 26 });
     let slot = VirtioSlot { registers: 0x1002_0000..0x1002_0200, interrupt: 41, edge: true };
     assert_eq!(machine.virtio.as_slice(), &[slot]);
@@ -185,7 +217,7 @@ fn what_is_missing_is_named() {
         ("device_type = \"cpu\"", "cpu in /cpus"),
         ("\"arm,psci-1.0\"", "PSCI"),
         ("\"arm,pl011\"", "PL011 UART"),
-        ("\"arm,gic-v3\"", "GICv3"),
+        ("\"arm,gic-v3\"", "GICv2 or GICv3"),
         ("\"arm,armv8-timer\"", "Armv8 timer"),
     ] {
         let to = if from == "cpus {" { "processors {" } else { "other = \"\"" };
@@ -226,9 +258,6 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
 
 #[test]
 fn what_cannot_be_driven_is_named() {
-    let blob = include_bytes!("../../fixtures/virt-gicv2.dtb");
-    let error = Machine::from_device_tree(blob).expect_err("it has a GICv2");
-    assert!(matches!(error, PlatformError::Unsupported { what: "a GICv2", .. }));
     assert!(
         complaint("enable-method = \"psci\"", "enable-method = \"spin-table\"").contains("PSCI")
     );

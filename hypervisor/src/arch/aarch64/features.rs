@@ -3,6 +3,7 @@
 
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, ID_AA64PFR0_EL1, Readable};
 use core::fmt;
+use sluice_platform::Gic;
 use spin::Once;
 
 /// What this CPU can do, as far as Sluice cares; read once from the ID registers on the machine.
@@ -76,12 +77,12 @@ fn field(register: u64, low: u32) -> u64 {
     (register >> low) & 0xf
 }
 
-/// Reads the ID registers of this CPU (Arm ARM, section D24.2).
+/// Reads the ID registers of this CPU (Arm ARM, section D24.2), which is to be interrupted by `gic`.
 ///
 /// # Errors
 ///
 /// [`MissingFeature`] names what the CPU would need to have.
-pub fn detect_features() -> Result<&'static Features, MissingFeature> {
+pub fn detect_features(gic: &Gic) -> Result<&'static Features, MissingFeature> {
     let mmfr0 = ID_AA64MMFR0_EL1.get();
     let mmfr1 = mrs!("ID_AA64MMFR1_EL1");
     let mmfr2 = mrs!("ID_AA64MMFR2_EL1");
@@ -91,7 +92,7 @@ pub fn detect_features() -> Result<&'static Features, MissingFeature> {
     let dczid = mrs!("DCZID_EL0");
     let ctr = mrs!("CTR_EL0");
 
-    if field(pfr0, 24) == 0 {
+    if matches!(gic, Gic::V3(_)) && field(pfr0, 24) == 0 {
         return Err(MissingFeature("a GICv3 CPU interface in system registers"));
     }
     // Stage 1: 0 is supported, 0xf is not; stage 2: 0 says as stage 1, 1 not, 2 and up supported.

@@ -1,10 +1,10 @@
 //! From the model into the list registers and back.
 
 use super::choice::{Best, Chosen, intid_of, key};
-use super::intid::PRIVATE;
+use super::intid::{FIRST_PPI, PRIVATE};
 use super::list::{ListRegister, ListRegisters, MAX_LIST_REGISTERS, hcr, vmcr};
 use super::redistributor::{Held, Listing, Redistributor};
-use super::{Gic, Kick};
+use super::{Gic, Kick, Version};
 
 /// What is to be done after a fold or a sync.
 #[must_use]
@@ -94,6 +94,7 @@ impl Gic {
             let state = register.state();
             if intid < PRIVATE {
                 let mask = 1 << intid;
+                own.sgi_comes_back(intid, state);
                 own.bank.take_back(mask, state);
                 // Hardware has deactivated the physical interrupt only where it could.
                 let done = held.backed && state.is_invalid();
@@ -179,10 +180,19 @@ impl Gic {
         let mask = 1u32.checked_shl(intid).unwrap_or(0);
         let bank = &own.bank;
         let backed = own.backed.get() & mask != 0;
-        let merges = !backed && !left_waiting;
-        let (state, again) = bank.lend(mask, self.distributor.groups(), merges);
+        // An SGI of a GICv2 that is active and one that is pending may be of different senders.
+        let of_sender = self.version == Version::V2 && intid < FIRST_PPI;
+        let merges = !backed && !left_waiting && !of_sender;
+        let (state, mut again) = bank.lend(mask, self.distributor.groups(), merges);
         let group1 = bank.group1.get() & mask != 0;
-        let register = ListRegister::of(intid, bank.priority(intid), group1, state);
+        let mut register = ListRegister::of(intid, bank.priority(intid), group1, state);
+        if of_sender {
+            if state.pending && own.sgis.lend(intid) {
+                bank.latch.insert(mask);
+                again = true;
+            }
+            register = register.sent_by(own.sgis.lent(intid));
+        }
         // The maintenance interrupt and the physical deactivation share their bits: if the former
         // is needed, the fold sees to the latter.
         match own.physical(intid) {

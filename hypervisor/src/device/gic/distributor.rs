@@ -33,7 +33,7 @@ pub(super) struct Distributor {
 
 #[derive(Debug)]
 struct Route {
-    /// GICD_IROUTER.
+    /// GICD_IROUTER, or with a GICv2 GICD_ITARGETSR.
     register: AtomicU64,
     /// The vCPU that this comes to.
     target: AtomicU8,
@@ -139,7 +139,20 @@ impl Distributor {
             // Aff0 is the vCPU's number, the other affinities are 0.
             usize::try_from(value).unwrap_or(usize::MAX)
         };
-        let target = if target < vcpus { target as u8 } else { NOBODY };
+        self.retarget(route, word, bit, if target < vcpus { target as u8 } else { NOBODY })
+    }
+
+    /// Writes ITARGETSR, of a GICv2: the vCPUs that may get an SPI, a bit each; it goes to the first. Says whether
+    /// that is another than before. Needs the lock.
+    pub(super) fn set_targets(&self, word: usize, bit: u32, targets: u32) -> bool {
+        let Some(route) = self.route(word, bit) else { return false };
+        route.register.store(targets.into(), Ordering::Relaxed);
+        let target = if targets == 0 { NOBODY } else { targets.trailing_zeros() as u8 };
+        self.retarget(route, word, bit, target)
+    }
+
+    /// Has an SPI go to `target`. Says whether it went elsewhere before. Needs the lock.
+    fn retarget(&self, route: &Route, word: usize, bit: u32, target: u8) -> bool {
         let old = route.target.load(Ordering::Relaxed);
         if old == target {
             return false;

@@ -62,11 +62,14 @@ impl State {
 pub struct ListRegister(u64);
 
 impl ListRegister {
+    /// With a GICv2 the sender of an SGI is kept beside its INTID, as both GICs have it in hardware.
+    const SENDER_SHIFT: u32 = 10;
     const PHYSICAL_SHIFT: u32 = 32;
     const NOTIFY: u64 = 1 << 41;
     const PRIORITY_SHIFT: u32 = 48;
     const GROUP1: u64 = 1 << 60;
     const HARDWARE: u64 = 1 << 61;
+    const STATE_SHIFT: u32 = 62;
     const PENDING: u64 = 1 << 62;
     const ACTIVE: u64 = 1 << 63;
 
@@ -96,6 +99,48 @@ impl ListRegister {
         Self(self.0 | Self::NOTIFY)
     }
 
+    /// Says which vCPU, 0 to 7, sent this SGI of a GICv2.
+    pub(super) const fn sent_by(self, vcpu: u32) -> Self {
+        Self(self.0 | ((vcpu & 7) as u64) << Self::SENDER_SHIFT)
+    }
+
+    /// Makes a list register of what `GICH_LR<n>` says (IHI 0048, §5.3.10).
+    pub const fn from_gicv2(bits: u32) -> Self {
+        let bits = bits as u64;
+        let hardware = bits >> 31 & 1;
+        let state = bits >> 28 & 3;
+        let group1 = bits >> 30 & 1;
+        let priority = bits >> 23 & 0x1f;
+        // Where there is no physical interrupt, its field has the sender, and the wish to be notified on top.
+        let (intid, above) = if hardware != 0 {
+            (bits & 0x3ff, (bits >> 10 & 0x3ff) << Self::PHYSICAL_SHIFT)
+        } else {
+            (bits & 0x1fff, if bits & 1 << 19 != 0 { Self::NOTIFY } else { 0 })
+        };
+        Self(
+            intid
+                | above
+                | (priority << 3) << Self::PRIORITY_SHIFT
+                | if group1 != 0 { Self::GROUP1 } else { 0 }
+                | if hardware != 0 { Self::HARDWARE } else { 0 }
+                | state << Self::STATE_SHIFT,
+        )
+    }
+
+    /// Returns what `GICH_LR<n>` is to say.
+    pub const fn to_gicv2(self) -> u32 {
+        let low = if self.is_backed() {
+            (self.0 & 0x3ff) | (self.0 >> Self::PHYSICAL_SHIFT & 0x3ff) << 10
+        } else {
+            (self.0 & 0x1fff) | if self.0 & Self::NOTIFY != 0 { 1 << 19 } else { 0 }
+        };
+        let high = (self.priority() as u64 >> 3) << 23
+            | (self.0 >> Self::STATE_SHIFT) << 28
+            | (self.is_group1() as u64) << 30
+            | (self.is_backed() as u64) << 31;
+        (low | high) as u32
+    }
+
     /// Returns the number, for hardware.
     pub const fn bits(self) -> u64 {
         self.0
@@ -103,7 +148,12 @@ impl ListRegister {
 
     /// Returns the virtual INTID.
     pub const fn intid(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & 0x3ff
+    }
+
+    /// Returns which vCPU sent it, of an SGI of a GICv2.
+    pub const fn sender(self) -> u32 {
+        self.0 as u32 >> Self::SENDER_SHIFT & 7
     }
 
     /// Returns the priority, 0 the most urgent.

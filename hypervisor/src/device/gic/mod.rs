@@ -1,4 +1,5 @@
-//! A guest's GICv3 (Arm IHI 0069): distributor, redistributors and what feeds the list registers.
+//! A guest's GICv3 (Arm IHI 0069): distributor, redistributors and what feeds the list registers; or its GICv2
+//! (Arm IHI 0048) on a machine that has none better, see `v2.rs`.
 //!
 //! It is the GIC of QEMU's `virt` as programs at EL1 know it: affinity routing always on, a single
 //! security state (GICD_CTLR.DS is 1), no LPIs, 16 SGIs and 16 PPIs a vCPU, and SPIs. The CPU
@@ -48,8 +49,10 @@ mod list;
 mod place;
 mod read;
 mod redistributor;
+mod sgi;
 #[cfg(test)]
 mod tests;
+mod v2;
 mod write;
 
 pub use delivery::Synced;
@@ -66,6 +69,8 @@ use redistributor::Redistributor;
 
 /// The largest number of vCPUs: one vCPU's affinity is its number in Aff0.
 pub const MAX_VCPUS: usize = 16;
+/// The largest number of vCPUs with a GICv2.
+pub const MAX_VCPUS_V2: usize = 8;
 /// The largest number of SPIs.
 pub const MAX_SPIS: usize = 256;
 /// How many SPIs a guest has if nobody says otherwise.
@@ -73,14 +78,44 @@ pub const DEFAULT_SPIS: usize = 96;
 
 /// The bytes that the distributor takes in the guest's address space.
 pub const DISTRIBUTOR_BYTES: u64 = 0x1_0000;
+/// The bytes that the distributor of a GICv2 takes.
+pub const DISTRIBUTOR_BYTES_V2: u64 = 0x1000;
 /// The bytes that each vCPU's redistributor takes; they follow one another.
 pub const REDISTRIBUTOR_BYTES: u64 = 0x2_0000;
+
+/// Which GIC a guest has: that of the machine, whose CPU interface it uses.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// GICv2: up to 8 vCPUs.
+    V2,
+    /// GICv3.
+    V3,
+}
+
+impl Version {
+    /// Returns the largest number of vCPUs.
+    pub const fn max_vcpus(self) -> usize {
+        match self {
+            Self::V2 => MAX_VCPUS_V2,
+            Self::V3 => MAX_VCPUS,
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2 => "GICv2",
+            Self::V3 => "GICv3",
+        })
+    }
+}
 
 /// A GIC that cannot be made.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum ConfigError {
-    /// So many vCPUs: not 1 to [`MAX_VCPUS`].
-    Vcpus(usize),
+    /// So many vCPUs: not 1 to [`Version::max_vcpus`].
+    Vcpus(Version, usize),
     /// So many SPIs: not a multiple of 32 up to [`MAX_SPIS`].
     Spis(usize),
 }
@@ -88,7 +123,13 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vcpus(count) => write!(f, "{count} vCPUs: a GIC serves 1 to {MAX_VCPUS}"),
+            Self::Vcpus(version, count) => {
+                write!(
+                    f,
+                    "{count} vCPUs: this machine's {version} serves 1 to {}",
+                    version.max_vcpus()
+                )
+            }
             Self::Spis(count) => {
                 write!(f, "{count} SPIs: not a multiple of 32 from 32 to {MAX_SPIS}")
             }
@@ -96,10 +137,11 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// A guest's GICv3.
+/// A guest's GIC.
 #[derive(Debug)]
 pub struct Gic {
     guest: u8,
+    version: Version,
     vcpus: usize,
     redistributors: [Redistributor; MAX_VCPUS],
     distributor: Distributor,
@@ -113,20 +155,35 @@ impl Gic {
     /// # Errors
     ///
     /// The count that a GIC cannot have.
-    pub fn new(guest: u8, vcpus: usize, spis: usize) -> Result<Self, ConfigError> {
-        if vcpus == 0 || vcpus > MAX_VCPUS {
-            return Err(ConfigError::Vcpus(vcpus));
+    pub fn new(
+        version: Version,
+        guest: u8,
+        vcpus: usize,
+        spis: usize,
+    ) -> Result<Self, ConfigError> {
+        if vcpus == 0 || vcpus > version.max_vcpus() {
+            return Err(ConfigError::Vcpus(version, vcpus));
         }
         if spis == 0 || spis > MAX_SPIS || !spis.is_multiple_of(32) {
             return Err(ConfigError::Spis(spis));
         }
-        Ok(Self {
+        let new = Self {
             guest,
+            version,
             vcpus,
             redistributors: core::array::from_fn(|vcpu| Redistributor::new(vcpu == 0)),
             distributor: Distributor::new(spis / 32),
             ignored: AtomicU32::new(0),
-        })
+        };
+        new.redistributors.iter().for_each(|own| new.enable_sgis(own));
+        new.reset_targets();
+        Ok(new)
+    }
+
+    /// Returns which GIC it is.
+    #[inline(always)]
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// Returns the number of vCPUs.
@@ -188,11 +245,13 @@ impl Gic {
             let _ = self.take_all_back(vcpu);
             let _listing = own.lock();
             own.reset();
+            self.enable_sgis(own);
             own.set_powered(vcpu == 0);
             own.set_dirty();
         }
         let _lock = self.distributor.lock();
         self.distributor.reset();
+        self.reset_targets();
     }
 
     /// Resets the redistributor of `vcpu` and powers it on, for PSCI CPU_ON: before it runs, with
@@ -203,6 +262,7 @@ impl Gic {
         {
             let _listing = own.lock();
             own.reset();
+            self.enable_sgis(own);
             own.set_powered(true);
             own.set_dirty();
         }
@@ -284,7 +344,11 @@ impl Gic {
         let _lock = distributor.lock();
         for held in listing.held() {
             if let Some((_, bank, mask)) = self.interrupt(vcpu, u32::from(held.intid)) {
-                bank.take_back(mask, State { pending: true, active: false });
+                let state = State { pending: true, active: false };
+                if intid::is_private(u32::from(held.intid)) {
+                    own.sgi_comes_back(u32::from(held.intid), state);
+                }
+                bank.take_back(mask, state);
             }
         }
         own.set_live(&mut listing, 0);

@@ -1,6 +1,6 @@
 //! Which register an access is for.
 
-use super::{DISTRIBUTOR_BYTES, REDISTRIBUTOR_BYTES};
+use super::{DISTRIBUTOR_BYTES, DISTRIBUTOR_BYTES_V2, REDISTRIBUTOR_BYTES, Version};
 use core::fmt;
 
 /// The frame that a register is in.
@@ -12,6 +12,8 @@ pub(super) enum Frame {
     Control(u16),
     /// SGI_base of a vCPU: GICR_* of its SGIs and PPIs.
     Private(u16),
+    /// GICD_* of a GICv2, the first of whose registers are banked: as this vCPU sees them.
+    Banked(u16),
 }
 
 /// A register of a guest's GIC: a frame and an offset in it, of 64 KiB at most.
@@ -22,6 +24,25 @@ pub struct Place {
 }
 
 impl Place {
+    /// Finds a register of the distributor of `version`, `offset` bytes from its base, as `vcpu` sees it; `None`
+    /// beyond it.
+    #[inline]
+    pub const fn of_distributor(version: Version, vcpu: usize, offset: u64) -> Option<Self> {
+        match version {
+            Version::V2 => Self::in_banked_distributor(vcpu, offset),
+            Version::V3 => Self::in_distributor(offset),
+        }
+    }
+
+    /// Finds a register of a redistributor as [`Place::in_redistributors`] does, if the GIC has any.
+    #[inline]
+    pub const fn of_redistributors(version: Version, offset: u64) -> Option<Self> {
+        match version {
+            Version::V2 => None,
+            Version::V3 => Self::in_redistributors(offset),
+        }
+    }
+
     /// Finds a register of the distributor, `offset` bytes from its base; `None` beyond it.
     #[inline]
     pub const fn in_distributor(offset: u64) -> Option<Self> {
@@ -49,21 +70,32 @@ impl Place {
         Some(Self { frame, offset: within })
     }
 
+    /// Finds a register of a GICv2's distributor, `offset` bytes from its base, as `vcpu` sees it; `None` beyond it.
+    #[inline]
+    pub const fn in_banked_distributor(vcpu: usize, offset: u64) -> Option<Self> {
+        if offset < DISTRIBUTOR_BYTES_V2 && vcpu < super::MAX_VCPUS_V2 {
+            Some(Self { frame: Frame::Banked(vcpu as u16), offset: offset as u32 })
+        } else {
+            None
+        }
+    }
+
     /// Says whether a read shows how far interrupts got that are in list registers: the pending
     /// and the active state. Then the reader's list registers must be folded before it, or it
     /// shows what was so at the last sync.
     #[inline]
     pub const fn shows_live_state(self) -> bool {
-        matches!(self.frame, Frame::Distributor | Frame::Private(_))
-            && self.offset >= 0x200
-            && self.offset < 0x400
+        let banks = !matches!(self.frame, Frame::Control(_));
+        let sgis = matches!(self.frame, Frame::Banked(_));
+        (banks && self.offset >= 0x200 && self.offset < 0x400)
+            || (sgis && self.offset >= GICD_CPENDSGIR && self.offset < GICD_SGI_END)
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.frame {
-            Frame::Distributor => write!(f, "GICD+{:#x}", self.offset),
+            Frame::Distributor | Frame::Banked(_) => write!(f, "GICD+{:#x}", self.offset),
             Frame::Control(vcpu) => write!(f, "GICR{vcpu}+{:#x}", self.offset),
             Frame::Private(vcpu) => write!(f, "GICR{vcpu}+{:#x}", self.offset | 0x1_0000),
         }
@@ -135,6 +167,16 @@ pub(super) const GICD_IROUTER: u32 = 0x6100;
 /// The end of the routers: INTIDs up to 1019.
 pub(super) const GICD_IROUTER_END: u32 = 0x6000 + 8 * 1020;
 
+/// GICD_ITARGETSR0 of a GICv2 (IHI 0048, §4.3.12), and the end of them.
+pub(super) const GICD_ITARGETSR: u32 = 0x800;
+pub(super) const GICD_ITARGETSR_END: u32 = 0xc00;
+/// GICD_SGIR of a GICv2 (§4.3.15).
+pub(super) const GICD_SGIR: u32 = 0xf00;
+/// GICD_CPENDSGIR0 and GICD_SPENDSGIR0 of a GICv2 (§4.3.16), and the end of these.
+pub(super) const GICD_CPENDSGIR: u32 = 0xf10;
+pub(super) const GICD_SPENDSGIR: u32 = 0xf20;
+pub(super) const GICD_SGI_END: u32 = 0xf30;
+
 /// GICR_CTLR, §12.11.
 pub(super) const GICR_CTLR: u32 = 0x0;
 /// GICR_IIDR.
@@ -150,3 +192,5 @@ pub(super) const GICR_WAKER: u32 = 0x14;
 
 /// PIDR4, the first of the identification registers, in each device's first frame.
 pub(super) const IDENTIFICATION: u32 = 0xffd0;
+/// The same of a GICv2's distributor.
+pub(super) const IDENTIFICATION_V2: u32 = 0xfd0;

@@ -35,14 +35,14 @@ impl Gic {
     /// other vCPUs that have the interrupts in their list registers. The read need not wait for
     /// them: a guest that polls reads what they found soon enough.
     pub fn refresh(&self, vcpu: usize, place: Place) -> Kick {
-        let (Frame::Distributor | Frame::Private(_), true) =
-            (place.frame, place.shows_live_state())
-        else {
+        if !place.shows_live_state() {
             return Kick::NONE;
-        };
+        }
         let word = place.offset as usize % 128 / 4;
         let concerned = match place.frame {
-            Frame::Distributor => match word.checked_sub(1) {
+            // Who sent its SGIs is the reader's own.
+            Frame::Banked(_) if place.offset >= place::GICD_CPENDSGIR => 0,
+            Frame::Distributor | Frame::Banked(_) => match word.checked_sub(1) {
                 Some(word) => {
                     let _lock = self.distributor.lock();
                     self.distributor.listing(word, u32::MAX)
@@ -64,6 +64,7 @@ impl Gic {
             Frame::Distributor => self.read_distributor(place.offset, width),
             Frame::Private(vcpu) => self.read_private(usize::from(vcpu), place.offset, width),
             Frame::Control(vcpu) => self.read_control(usize::from(vcpu), place.offset, width),
+            Frame::Banked(vcpu) => self.read_v2(usize::from(vcpu), place.offset, width),
         }
     }
 
@@ -92,7 +93,7 @@ impl Gic {
                     _ => None,
                 }
             }
-            _ => identification(&DISTRIBUTOR_ID, offset, width),
+            _ => identification(&DISTRIBUTOR_ID, place::IDENTIFICATION, offset, width),
         }
     }
 
@@ -122,7 +123,7 @@ impl Gic {
             (place::GICR_TYPER_HIGH, Width::Word) => Some(self.typer(vcpu) >> 32),
             (place::GICR_STATUSR, Width::Word) => Some(0),
             (place::GICR_WAKER, Width::Word) => Some(u64::from(own.waker())),
-            _ => identification(&REDISTRIBUTOR_ID, offset, width),
+            _ => identification(&REDISTRIBUTOR_ID, place::IDENTIFICATION, offset, width),
         }
     }
 
@@ -150,7 +151,12 @@ pub(super) const fn routed_spi(offset: u32) -> (usize, u32) {
 }
 
 #[inline(always)]
-fn read_banked(bank: Option<&Bank>, kind: Banked, offset: u32, width: Width) -> Option<u64> {
+pub(super) fn read_banked(
+    bank: Option<&Bank>,
+    kind: Banked,
+    offset: u32,
+    width: Width,
+) -> Option<u64> {
     let bytes_allowed = matches!(kind, Banked::Priority | Banked::Zero);
     match width {
         Width::Word if offset.is_multiple_of(4) => {}
@@ -193,8 +199,13 @@ pub(super) const fn gather(bits: u32) -> u32 {
     (bits | bits >> 8) & 0xffff
 }
 
-fn identification(bytes: &[u8; 12], offset: u32, width: Width) -> Option<u64> {
-    let index = offset.checked_sub(place::IDENTIFICATION)? as usize;
+pub(super) fn identification(
+    bytes: &[u8; 12],
+    first: u32,
+    offset: u32,
+    width: Width,
+) -> Option<u64> {
+    let index = offset.checked_sub(first)? as usize;
     match width {
         Width::Word if offset.is_multiple_of(4) => bytes.get(index / 4).copied().map(u64::from),
         _ => None,

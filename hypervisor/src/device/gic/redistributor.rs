@@ -1,7 +1,8 @@
 //! What a vCPU has of its own: its SGIs and PPIs, and which interrupts its list registers hold.
 
 use super::bank::{Bank, Bits, Word};
-use super::list::MAX_LIST_REGISTERS;
+use super::list::{MAX_LIST_REGISTERS, State};
+use super::sgi::Sgis;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -59,6 +60,8 @@ pub(super) struct Redistributor {
     physical: [Word; 16],
     /// Physical PPIs that are to be deactivated by the CPU that the vCPU is loaded on.
     owed: Word,
+    /// Who sent the SGIs, with a GICv2. Changed under the lock.
+    pub(super) sgis: Sgis,
     listing: SpinMutex<Listing>,
 }
 
@@ -73,6 +76,7 @@ impl Redistributor {
             backed: Word::new(0),
             physical: [const { Word::new(0) }; 16],
             owed: Word::new(0),
+            sgis: Sgis::default(),
             listing: SpinMutex::new(Listing::default()),
         };
         new.bank.edge.set(PRIVATE_EDGE);
@@ -184,10 +188,20 @@ impl Redistributor {
         wanted.fold(0, |physical, intid| physical | self.physical_bit(intid))
     }
 
+    /// Takes note of an SGI that comes back from a list register, before its bank does. Needs the lock.
+    #[inline(always)]
+    pub(super) fn sgi_comes_back(&self, intid: u32, state: State) {
+        // What was lent is wanted again, unless the guest has withdrawn it meanwhile.
+        if state.pending && self.bank.lent.get() >> intid & 1 != 0 {
+            self.sgis.come_back(intid);
+        }
+    }
+
     /// Resets what the guest can see of the vCPU. Needs the lock; nothing is listed.
     pub(super) fn reset(&self) {
         self.owe(self.physical_wanted());
         self.bank.reset(PRIVATE_EDGE);
+        self.sgis.reset();
         self.waker.store(ASLEEP, Ordering::Relaxed);
     }
 }

@@ -32,6 +32,7 @@ impl Gic {
             Frame::Control(owner) => {
                 self.write_control(usize::from(owner), place.offset, width, value)
             }
+            Frame::Banked(owner) => self.write_v2(usize::from(owner), place.offset, width, value),
         };
         match written {
             Some(concerned) => self.marked(concerned).without(vcpu),
@@ -111,7 +112,7 @@ impl Gic {
     }
 
     /// Enables and disables groups: everybody's business.
-    fn write_groups(&self, vcpu: usize, value: u32) -> u32 {
+    pub(super) fn write_groups(&self, vcpu: usize, value: u32) -> u32 {
         let value = value & CTLR_GROUPS;
         let distributor = &self.distributor;
         let old = {
@@ -218,7 +219,7 @@ impl Change {
 }
 
 /// A write of a register that is about the interrupts of a bank.
-struct Access {
+pub(super) struct Access {
     kind: Banked,
     offset: u32,
     value: u32,
@@ -228,7 +229,7 @@ struct Access {
 
 impl Access {
     /// Checks width and alignment.
-    fn new(kind: Banked, offset: u32, width: Width, value: u64) -> Option<Self> {
+    pub(super) fn new(kind: Banked, offset: u32, width: Width, value: u64) -> Option<Self> {
         let shift = 8 * (offset % 4);
         let (value, mask) = match (width, kind) {
             (Width::Word, _) if offset.is_multiple_of(4) => (value as u32, u32::MAX),
@@ -240,8 +241,13 @@ impl Access {
         Some(Self { kind, offset, value, mask })
     }
 
+    /// Leaves out the interrupts `of` of a register of one bit each.
+    pub(super) fn without(self, of: u32) -> Self {
+        Self { value: self.value & !of, ..self }
+    }
+
     /// Writes. `configurable` are the interrupts whose configuration can be changed.
-    fn apply(&self, bank: &Bank, configurable: u32) -> Change {
+    pub(super) fn apply(&self, bank: &Bank, configurable: u32) -> Change {
         let bits = self.value;
         match self.kind {
             Banked::Group => {

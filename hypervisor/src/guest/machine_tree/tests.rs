@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 fn description() -> Description<'static> {
     Description {
+        gic: Version::V3,
         vcpus: 2,
         memory: 1 << 30,
         command_line: "console=ttyAMA0 quiet",
@@ -27,8 +28,8 @@ fn value(node: &FdtNode<'_>, property: &str) -> Vec<u8> {
 
 #[test]
 fn dtc_has_nothing_to_complain_of() {
-    for vcpus in [1, 16] {
-        let blob = write(&Description { vcpus, ..description() });
+    for (gic, vcpus) in [(Version::V3, 1), (Version::V3, 16), (Version::V2, 8)] {
+        let blob = write(&Description { gic, vcpus, ..description() });
         let mut dtc = Command::new("dtc")
             .args(["-I", "dtb", "-O", "dts"])
             .stdin(Stdio::piped())

@@ -1,7 +1,9 @@
 //! A machine around the model: CPU interfaces that work on list registers as hardware does (IHI
 //! 0069 §4.8, §6), vCPUs that obey kicks and nothing else, and physical PPIs behind virtual ones.
 
-use super::super::{Gic, Kick, ListRegister, ListRegisters, Place, SgiRegister, State, hcr, vmcr};
+use super::super::{
+    Gic, Kick, ListRegister, ListRegisters, Place, SgiRegister, State, Version, hcr, vmcr,
+};
 use crate::device::Width;
 
 /// A vCPU's hardware.
@@ -37,6 +39,12 @@ impl Interface {
         self.physical &= !synced.deactivate;
         assert!(self.registers.live <= self.count && synced.write >= self.registers.live);
         assert!(self.registers.lr[self.registers.live..].iter().all(|lr| lr.bits() == 0));
+        if gic.version() == Version::V2 {
+            // What hardware holds has other bits, and loses nothing.
+            for lr in &self.registers.lr {
+                assert_eq!(ListRegister::from_gicv2(lr.to_gicv2()), *lr);
+            }
+        }
         synced.kick
     }
 
@@ -123,7 +131,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(vcpus: usize, lrs: usize) -> Self {
-        let gic = Gic::new(1, vcpus, 96).unwrap();
+        Self::of(Version::V3, vcpus, lrs)
+    }
+
+    pub fn of(version: Version, vcpus: usize, lrs: usize) -> Self {
+        let gic = Gic::new(version, 1, vcpus, 96).unwrap();
         let cpus = (0..vcpus).map(|_| Interface::new(lrs)).collect();
         let mut machine = Self { gic, cpus };
         for vcpu in 1..vcpus {

@@ -10,3 +10,4 @@ mod registers;
 mod routing;
 mod steps;
 mod threads;
+mod v2;

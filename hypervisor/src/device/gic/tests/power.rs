@@ -1,6 +1,6 @@
 //! WFI, vCPUs that come and go, and a guest that is reset.
 
-use super::super::{Gic, Kick, ListRegisters, SgiRegister, intid};
+use super::super::{Gic, Kick, ListRegisters, SgiRegister, Version, intid};
 use super::machine::{Machine, control};
 use crate::device::Width;
 
@@ -96,7 +96,7 @@ fn a_reset_guest_finds_what_a_new_one_does() {
     for cpu in &mut machine.cpus {
         cpu.registers = ListRegisters::default();
     }
-    let new = Gic::new(1, 2, 96).unwrap();
+    let new = Gic::new(Version::V3, 1, 2, 96).unwrap();
     for offset in (0..0x8000).step_by(4) {
         let place = super::super::Place::in_distributor(offset).unwrap();
         let read = |gic: &Gic| gic.read(place, Width::Word);

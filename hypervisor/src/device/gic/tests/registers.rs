@@ -1,6 +1,6 @@
 //! What registers show, and what programs find when they look for a GIC.
 
-use super::super::{ConfigError, Gic, Kick, Place};
+use super::super::{ConfigError, Gic, Kick, Place, Version};
 use super::machine::{Machine, control, private};
 use crate::device::Width;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ fn distributor(offset: u64) -> Place {
 
 #[test]
 fn linux_finds_what_it_probes_for() {
-    let gic = Gic::new(0, 4, 96).unwrap();
+    let gic = Gic::new(Version::V3, 0, 4, 96).unwrap();
     let read = |place| gic.read(place, Width::Word);
     // gic_of_init: GICD_PIDR2.ArchRev.
     assert_eq!(read(distributor(0xffe8)) & 0xf0, 0x30);
@@ -73,7 +73,7 @@ fn what_linux_configures_reads_back() {
 
 #[test]
 fn routers_have_eight_bytes_and_two_halves() {
-    let gic = Gic::new(0, 2, 32).unwrap();
+    let gic = Gic::new(Version::V3, 0, 2, 32).unwrap();
     let router = distributor(0x6000 + 8 * 40);
     assert!(gic.write(0, router, Width::Double, 0x12_8000_0001).is_empty());
     assert_eq!(gic.read(router, Width::Double), 0x12_8000_0001);
@@ -90,7 +90,7 @@ fn routers_have_eight_bytes_and_two_halves() {
 
 #[test]
 fn private_interrupts_are_not_in_the_distributor() {
-    let gic = Gic::new(0, 1, 32).unwrap();
+    let gic = Gic::new(Version::V3, 0, 1, 32).unwrap();
     for offset in [0x80, 0x100, 0x200, 0x300, 0x400, 0xc00] {
         assert!(gic.write(0, distributor(offset), Width::Word, u64::MAX).is_empty());
         assert_eq!(gic.read(distributor(offset), Width::Word), 0);
@@ -100,7 +100,7 @@ fn private_interrupts_are_not_in_the_distributor() {
 
 #[test]
 fn a_wrong_width_reads_zero_and_writes_nothing() {
-    let gic = Gic::new(0, 1, 32).unwrap();
+    let gic = Gic::new(Version::V3, 0, 1, 32).unwrap();
     let enable = distributor(0x104);
     for width in [Width::Byte, Width::Half, Width::Double] {
         assert!(gic.write(0, enable, width, u64::MAX).is_empty());
@@ -118,7 +118,7 @@ fn a_wrong_width_reads_zero_and_writes_nothing() {
 
 #[test]
 fn frames_that_there_are_not_read_zero() {
-    let gic = Gic::new(0, 2, 32).unwrap();
+    let gic = Gic::new(Version::V3, 0, 2, 32).unwrap();
     assert_eq!(gic.read(control(2, 0x8), Width::Double), 0);
     assert!(gic.write(0, private(2, 0x100), Width::Word, 1).is_empty());
     assert!(Place::in_distributor(0x1_0000).is_none());
@@ -127,12 +127,12 @@ fn frames_that_there_are_not_read_zero() {
 
 #[test]
 fn counts_that_no_gic_has_are_named() {
-    assert_eq!(Gic::new(0, 0, 96).unwrap_err(), ConfigError::Vcpus(0));
-    assert_eq!(Gic::new(0, 17, 96).unwrap_err(), ConfigError::Vcpus(17));
-    assert_eq!(Gic::new(0, 1, 0).unwrap_err(), ConfigError::Spis(0));
-    assert_eq!(Gic::new(0, 1, 100).unwrap_err(), ConfigError::Spis(100));
-    assert_eq!(Gic::new(0, 1, 288).unwrap_err(), ConfigError::Spis(288));
-    assert!(Gic::new(0, 16, 256).is_ok());
+    assert_eq!(Gic::new(Version::V3, 0, 0, 96).unwrap_err(), ConfigError::Vcpus(Version::V3, 0));
+    assert_eq!(Gic::new(Version::V3, 0, 17, 96).unwrap_err(), ConfigError::Vcpus(Version::V3, 17));
+    assert_eq!(Gic::new(Version::V3, 0, 1, 0).unwrap_err(), ConfigError::Spis(0));
+    assert_eq!(Gic::new(Version::V3, 0, 1, 100).unwrap_err(), ConfigError::Spis(100));
+    assert_eq!(Gic::new(Version::V3, 0, 1, 288).unwrap_err(), ConfigError::Spis(288));
+    assert!(Gic::new(Version::V3, 0, 16, 256).is_ok());
 }
 
 fn any_place() -> impl Strategy<Value = Place> {

@@ -1,30 +1,18 @@
 //! The physical GICv3 (Arm IHI 0069): the distributor, each CPU's redistributor and CPU interface, and
 //! the list registers of the CPU that runs a guest.
-//!
-//! Interrupts are never taken at EL2 itself, where they stay masked: they end a guest's run or a WFI, and
-//! then the CPU acknowledges them here. Completing is in two steps (ICC_CTLR_EL1.EOImode is 1): the
-//! priority is dropped at once, and what belongs to a guest stays active until the guest deactivates it.
 #![expect(unsafe_code, reason = "drives the GIC's registers")]
 
+use super::{KICK, NoInterface, PRIORITY, VirtualInterface};
 use crate::addr::{Pa, PaRange};
+use crate::arch::{barrier, cpu};
+use crate::device::gic::{ListRegister, ListRegisters};
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor};
 use arm_gic::{IntId, Trigger, UniqueMmioPointer};
 use core::ptr::NonNull;
 use spin::Mutex;
 
-/// The SGI by which CPUs have one another look at what changed.
-pub const KICK: u32 = 0;
-/// The PPI of the list registers' maintenance interrupt on QEMU's `virt` and SBSA machines.
-pub const MAINTENANCE: u32 = 25;
-
-const PRIORITY: u8 = 0x80;
-
 static DISTRIBUTOR: Mutex<Option<GicDistributor<'static>>> = Mutex::new(None);
-
-/// This CPU has no redistributor in the regions that the device tree names.
-#[derive(Debug)]
-pub struct NoRedistributor;
 
 fn pointer<T>(pa: Pa) -> Option<NonNull<T>> {
     NonNull::new(core::ptr::with_exposed_provenance_mut(pa.as_u64() as usize))
@@ -46,8 +34,8 @@ pub unsafe fn init_distributor(base: Pa) {
     *DISTRIBUTOR.lock() = Some(distributor);
 }
 
-/// Enables the level-sensitive shared interrupt `intid`, routed to the CPU with `affinity`.
-pub fn enable_shared(intid: u32, affinity: u64) {
+/// Enables the level-sensitive shared interrupt `intid`, routed to this CPU.
+pub fn enable_shared(intid: u32) {
     if let Some(distributor) = DISTRIBUTOR.lock().as_mut()
         && let Some(spi) = intid.checked_sub(32)
     {
@@ -55,7 +43,7 @@ pub fn enable_shared(intid: u32, affinity: u64) {
         // These fail for interrupts that the GIC has not, which then stay as they are.
         let _ = distributor.set_interrupt_priority(intid, PRIORITY);
         let _ = distributor.set_trigger(intid, Trigger::Level);
-        let _ = distributor.set_routing(intid, Some(affinity));
+        let _ = distributor.set_routing(intid, Some(cpu::affinity()));
         let _ = distributor.enable_interrupt(intid, true);
     }
 }
@@ -74,12 +62,12 @@ pub struct Redistributor(Pa);
 ///
 /// # Errors
 ///
-/// [`NoRedistributor`] where none has this CPU's affinity.
+/// [`NoInterface`] where none has this CPU's affinity.
 pub fn find_redistributor(
-    regions: &[PaRange],
+    regions: impl Iterator<Item = PaRange>,
     stride: u64,
-) -> Result<Redistributor, NoRedistributor> {
-    let affinity = super::cpu::affinity();
+) -> Result<Redistributor, NoInterface> {
+    let affinity = cpu::affinity();
     let packed = (affinity >> 32) << 24 | (affinity & 0xff_ffff);
     for region in regions {
         let mut base = region.start;
@@ -94,7 +82,7 @@ pub fn find_redistributor(
             base = Pa::new(base.as_u64() + stride);
         }
     }
-    Err(NoRedistributor)
+    Err(NoInterface)
 }
 
 fn read64(register: Pa) -> u64 {
@@ -107,7 +95,7 @@ impl Redistributor {
     /// Sets this CPU's redistributor and CPU interface up, with the `ppis` enabled.
     pub fn init_cpu(self, ppis: &[u32]) {
         GicCpuInterface::enable_system_register_el2(true);
-        super::barrier::isb();
+        barrier::isb();
         if let Some(registers) = pointer::<GicrSgi>(self.0) {
             // SAFETY: it is this CPU's own redistributor; nobody else drives it.
             let registers = unsafe { UniqueMmioPointer::new(registers) };
@@ -126,7 +114,7 @@ impl Redistributor {
         // SAFETY: EOImode alone; EL2 completes interrupts in two steps.
         unsafe { msr!("ICC_CTLR_EL1", 1 << 1) };
         GicCpuInterface::enable_group1(true);
-        super::barrier::isb();
+        barrier::isb();
     }
 
     /// Makes the private interrupt `intid` active or not, as it was for the vCPU that comes.
@@ -170,10 +158,10 @@ pub fn kick(affinity: u64) {
         | u64::from(KICK) << 24
         | (affinity >> 8 & 0xff) << 16
         | 1 << (aff0 & 0xf);
-    super::barrier::dsb_ishst();
+    barrier::dsb_ishst();
     // SAFETY: an SGI to one of our CPUs.
     unsafe { msr!("ICC_SGI1R_EL1", value) };
-    super::barrier::isb();
+    barrier::isb();
 }
 
 /// The number of list registers: ICH_VTR_EL2.ListRegs + 1.
@@ -207,17 +195,19 @@ macro_rules! by_index {
 
 /// Reads list register `index`, below [`list_registers`].
 #[inline]
-pub fn read_list_register(index: usize) -> u64 {
-    by_index!(index, mrs,
+fn read_list_register(index: usize) -> ListRegister {
+    let bits = by_index!(index, mrs,
         0 => "ICH_LR0_EL2", 1 => "ICH_LR1_EL2", 2 => "ICH_LR2_EL2", 3 => "ICH_LR3_EL2",
         4 => "ICH_LR4_EL2", 5 => "ICH_LR5_EL2", 6 => "ICH_LR6_EL2", 7 => "ICH_LR7_EL2",
         8 => "ICH_LR8_EL2", 9 => "ICH_LR9_EL2", 10 => "ICH_LR10_EL2", 11 => "ICH_LR11_EL2",
-        12 => "ICH_LR12_EL2", 13 => "ICH_LR13_EL2", 14 => "ICH_LR14_EL2", 15 => "ICH_LR15_EL2")
+        12 => "ICH_LR12_EL2", 13 => "ICH_LR13_EL2", 14 => "ICH_LR14_EL2", 15 => "ICH_LR15_EL2");
+    ListRegister::new(bits)
 }
 
 /// Writes list register `index`, below [`list_registers`].
 #[inline]
-pub fn write_list_register(index: usize, value: u64) {
+fn write_list_register(index: usize, value: ListRegister) {
+    let value = value.bits();
     // SAFETY: a list register governs the interrupts of the guest alone.
     unsafe {
         by_index!(index, msr(value),
@@ -235,57 +225,43 @@ pub fn set_virtual_control(value: u64) {
     unsafe { msr!("ICH_HCR_EL2", value) };
 }
 
-/// Reads ICH_HCR_EL2.
-#[inline(always)]
-pub fn virtual_control() -> u64 {
-    mrs!("ICH_HCR_EL2")
+/// Takes the state of the virtual CPU interface of the vCPU that leaves.
+pub fn save(into: &mut VirtualInterface) {
+    into.control = mrs!("ICH_VMCR_EL2");
+    for index in 0..active_priority_registers() {
+        into.active_group0[index] = by_index!(index, mrs,
+            0 => "ICH_AP0R0_EL2", 1 => "ICH_AP0R1_EL2", 2 => "ICH_AP0R2_EL2", 3 => "ICH_AP0R3_EL2");
+        into.active_group1[index] = by_index!(index, mrs,
+            0 => "ICH_AP1R0_EL2", 1 => "ICH_AP1R1_EL2", 2 => "ICH_AP1R2_EL2", 3 => "ICH_AP1R3_EL2");
+    }
 }
 
-/// Reads ICH_VMCR_EL2, the guest's masks and enables.
-#[inline(always)]
-pub fn virtual_machine_control() -> u64 {
-    mrs!("ICH_VMCR_EL2")
-}
-
-/// Reads ICH_MISR_EL2, why the maintenance interrupt is asserted.
-pub fn maintenance_status() -> u64 {
-    mrs!("ICH_MISR_EL2")
-}
-
-/// The guest's CPU interface as it is kept while the vCPU does not run.
-#[derive(Clone, Debug, Default)]
-pub struct VirtualInterface {
-    /// ICH_VMCR_EL2: masks, enables, binary points.
-    pub control: u64,
-    /// `ICH_AP0R<n>_EL2`.
-    pub active_group0: [u64; 4],
-    /// `ICH_AP1R<n>_EL2`.
-    pub active_group1: [u64; 4],
-}
-
-impl VirtualInterface {
-    /// Takes the state of the vCPU that leaves.
-    pub fn save(&mut self) {
-        self.control = mrs!("ICH_VMCR_EL2");
+/// Gives the state to the vCPU that comes.
+pub fn load(from: &VirtualInterface) {
+    // SAFETY: these govern the interrupts of the guest alone.
+    unsafe {
+        msr!("ICH_VMCR_EL2", from.control);
         for index in 0..active_priority_registers() {
-            self.active_group0[index] = by_index!(index, mrs,
+            by_index!(index, msr(from.active_group0[index]),
                 0 => "ICH_AP0R0_EL2", 1 => "ICH_AP0R1_EL2", 2 => "ICH_AP0R2_EL2", 3 => "ICH_AP0R3_EL2");
-            self.active_group1[index] = by_index!(index, mrs,
+            by_index!(index, msr(from.active_group1[index]),
                 0 => "ICH_AP1R0_EL2", 1 => "ICH_AP1R1_EL2", 2 => "ICH_AP1R2_EL2", 3 => "ICH_AP1R3_EL2");
         }
     }
+}
 
-    /// Gives the state to the vCPU that comes.
-    pub fn load(&self) {
-        // SAFETY: these govern the interrupts of the guest alone.
-        unsafe {
-            msr!("ICH_VMCR_EL2", self.control);
-            for index in 0..active_priority_registers() {
-                by_index!(index, msr(self.active_group0[index]),
-                    0 => "ICH_AP0R0_EL2", 1 => "ICH_AP0R1_EL2", 2 => "ICH_AP0R2_EL2", 3 => "ICH_AP0R3_EL2");
-                by_index!(index, msr(self.active_group1[index]),
-                    0 => "ICH_AP1R0_EL2", 1 => "ICH_AP1R1_EL2", 2 => "ICH_AP1R2_EL2", 3 => "ICH_AP1R3_EL2");
-            }
-        }
+#[inline(always)]
+pub fn read_back(list: &mut ListRegisters) {
+    for (index, register) in list.lr.iter_mut().enumerate().take(list.live) {
+        *register = read_list_register(index);
+    }
+    list.hcr = mrs!("ICH_HCR_EL2");
+    list.vmcr = mrs!("ICH_VMCR_EL2");
+}
+
+#[inline(always)]
+pub fn write_out(registers: &[ListRegister], count: usize) {
+    for (index, &register) in registers.iter().enumerate().take(count) {
+        write_list_register(index, register);
     }
 }
