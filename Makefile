@@ -1,7 +1,16 @@
 # Sluice's commands; `make help` lists them. What is missing is set up first, once.
 
-# The machine that `make run` starts.
+export SLUICE_CACHE ?= $(CURDIR)/build/cache
+
+# The emulator of every command: a program, or `newer`, which is the one that the set-up unpacks.
 QEMU ?= qemu-system-aarch64
+NEWER_QEMU := $(SLUICE_CACHE)/qemu-newer/qemu-system-aarch64
+ifeq ($(QEMU),newer)
+override QEMU := $(NEWER_QEMU)
+endif
+export QEMU
+
+# The machine that `make run` starts.
 CPU ?= cortex-a72
 SMP ?= 2
 MEM ?= $(if $(filter 1 2,$(GUESTS)),4G,$(shell expr $(GUESTS) '*' 2)G)
@@ -19,8 +28,6 @@ GUEST_APPEND ?= console=ttyAMA0 memhp_default_state=online_movable
 GUEST ?=
 GUEST_FILES ?=
 
-export SLUICE_CACHE ?= $(CURDIR)/build/cache
-export QEMU
 comma := ,
 
 TARGET := aarch64-unknown-none-softfloat
@@ -52,7 +59,7 @@ help:
 	@echo 'make build    the image and the default guest bundle, in build/'
 	@echo 'make clean    remove what was built, not what was downloaded'
 	@echo
-	@echo 'make run takes: QEMU=$(QEMU) CPU=$(CPU) SMP=$(SMP) MEM=$(MEM) APPEND=<options of Sluice>'
+	@echo 'make run takes: QEMU=$(QEMU)|newer CPU=$(CPU) SMP=$(SMP) MEM=$(MEM) APPEND=<options of Sluice>'
 	@echo '  LINUX=6.1|6.12, or KERNEL=<Image> INITRD=<archive>'
 	@echo '  GUESTS=$(GUESTS) VCPUS=$(VCPUS) GUEST_MEM=$(GUEST_MEM) GUEST_MAX=$(GUEST_MAX) GUEST_APPEND="$(GUEST_APPEND)"'
 	@echo '  CONTROL=<path>: a socket for the control port, on which programs give commands'
@@ -64,9 +71,13 @@ ifneq ($(filter-out help doctor ci clean setup litmus,$(MAKECMDGOALS)),)
 include build/toolchain.mk
 endif
 
-build/toolchain.mk: scripts/setup.sh scripts/host.sh scripts/debian.sh rust-toolchain.toml
+build/toolchain.mk: scripts/setup.sh scripts/host.sh scripts/debian.sh rust-toolchain.toml \
+		$(if $(filter $(NEWER_QEMU),$(QEMU)),| $(NEWER_QEMU))
 	@scripts/setup.sh
 	@touch $@
+
+$(NEWER_QEMU):
+	@scripts/setup.sh
 
 setup:
 	@scripts/setup.sh

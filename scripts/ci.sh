@@ -10,9 +10,6 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
-. scripts/host.sh
-. scripts/debian.sh
-
 # plan: one step a line: what it is, a colon, and the command.
 plan() {
     local tests='cargo test --locked --package sluice-tests --no-fail-fast'
@@ -43,6 +40,10 @@ if [ "${1:-}" != plan ]; then
     scripts/doctor.sh
     echo
 fi
+
+# Not before: set-up may have fetched the QEMU that is to be used.
+. scripts/host.sh
+. scripts/debian.sh
 
 know_host
 kept=${kvm_cpus:+taskset -c $kvm_cpus }

@@ -6,7 +6,13 @@
 
 # shellcheck disable=SC2034 # who sources it uses what it sets
 SLUICE_CACHE=${SLUICE_CACHE:-$PWD/build/cache}
+newer_qemu=$SLUICE_CACHE/qemu-newer/qemu-system-aarch64
 QEMU=${QEMU:-qemu-system-aarch64}
+[ "$QEMU" != newer ] || QEMU=$newer_qemu
+# Until set-up has fetched that one, the system's answers.
+wanted_qemu=$QEMU
+[ "$QEMU" != "$newer_qemu" ] || [ -e "$newer_qemu" ] || QEMU=qemu-system-aarch64
+export QEMU
 target=aarch64-unknown-none-softfloat
 
 have() { command -v "$1" >/dev/null 2>&1; }

@@ -173,21 +173,20 @@ fetch_kernel() {
     mv "$into.new" "$into"
 }
 
-# A newer emulator beside Debian's own, for the tests that can use it: unpacked, never
-# installed. It is a nicety: where it cannot be had, the tests say so and go on.
+# A newer emulator beside the system's, for the tests that can use it and for QEMU=newer: unpacked, never installed, with
+# all that it needs down to the C library, so that it starts on any system that has apt. It is a nicety: where it cannot
+# be had, the tests say so and go on.
 fetch_newer_qemu() {
     step=qemu
-    local into=$SLUICE_CACHE/qemu-newer file release
-    [ ! -e "$into/qemu-system-aarch64" ] && [ ! -e "$into/unavailable" ] || return 0
-    # Backports are made for the release itself.
-    [ "$(os ID)" = debian ] && [ -z "$(try_archive)" ] || return 0
-    release=$(os VERSION_CODENAME)
+    local into=$SLUICE_CACHE/qemu-newer suites=(trixie) file
+    [ ! -e "$newer_qemu" ] && [ ! -e "$into/unavailable" ] && [ -z "$(try_archive)" ] || return 0
+    # Debian 13 has 10.0 itself.
+    ! at_least "$(qemu_version)" 10 0 || suites+=(trixie-backports)
     mkdir -p "$into"
     say "unpacking a newer QEMU for the tests"
-    if ! (debian_open qemu "$(dpkg --print-architecture)" /var/lib/dpkg/status \
-              "$release" "$release-backports" \
+    if ! (debian_open qemu "$(dpkg --print-architecture)" /dev/null "${suites[@]}" \
           && debian_apt install --yes --download-only --no-install-recommends \
-              --target-release "$release-backports" qemu-system-arm </dev/null >/dev/null); then
+              --target-release "${suites[-1]}" qemu-system-arm </dev/null >/dev/null); then
         say "no newer QEMU here; tests use the system's alone"
         touch "$into/unavailable"
         return 0
@@ -196,19 +195,19 @@ fetch_newer_qemu() {
         dpkg-deb --extract "$file" "$into/root"
     done
     rm -rf "$SLUICE_CACHE/apt/qemu/cache/archives"
-    cat > "$into/qemu-system-aarch64.new" <<'WRAPPER'
+    cat > "$newer_qemu.new" <<'WRAPPER'
 #!/bin/sh
-# Starts the QEMU unpacked beside this file.
+# Starts the QEMU unpacked beside this file, with the C library unpacked there.
 here=$(dirname "$(readlink -f "$0")")/root/usr
 for folder in "$here"/lib/*-linux-gnu; do
-    LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    libraries=$folder
 done
-export LD_LIBRARY_PATH
-exec "$here/bin/qemu-system-aarch64" -L "$here/share/qemu" "$@"
+export QEMU_MODULE_DIR="$libraries/qemu"
+exec "$libraries"/ld-linux-*.so.* --library-path "$libraries" "$here/bin/qemu-system-aarch64" -L "$here/share/qemu" "$@"
 WRAPPER
-    chmod +x "$into/qemu-system-aarch64.new"
-    if "$into/qemu-system-aarch64.new" --version >/dev/null 2>&1; then
-        mv "$into/qemu-system-aarch64.new" "$into/qemu-system-aarch64"
+    chmod +x "$newer_qemu.new"
+    if "$newer_qemu.new" --version >/dev/null 2>&1; then
+        mv "$newer_qemu.new" "$newer_qemu"
     else
         say "the newer QEMU does not start here; tests use the system's alone"
         touch "$into/unavailable"
@@ -229,4 +228,5 @@ flock 9 || fail "cannot lock $SLUICE_CACHE"
 prepare_rust
 fetch_guests
 fetch_newer_qemu
+have "$wanted_qemu" || fail "no newer QEMU can be had for this system; give one by QEMU="
 say "everything is there"

@@ -59,11 +59,10 @@ impl Cell {
 }
 
 fn cells() -> Vec<Cell> {
-    let system = ("qemu", qemu());
-    let emulators: Vec<_> = [Some(system), newer_qemu().map(|path| ("qemu-newer", path))]
-        .into_iter()
-        .flatten()
-        .collect();
+    let chosen = qemu();
+    // Which may be the newer itself (`QEMU=newer`).
+    let newer = newer_qemu().filter(|newer| *newer != chosen).map(|path| ("qemu-newer", path));
+    let emulators: Vec<_> = [Some(("qemu", chosen)), newer].into_iter().flatten().collect();
     let full = std::env::var("SLUICE_MATRIX").is_ok_and(|value| value == "full");
     let mut cells = Vec::new();
     for (kernel_index, kernel) in KERNELS.into_iter().enumerate() {
