@@ -34,10 +34,12 @@ pub struct Machine {
     cpu_count: usize,
     /// The first PL011.
     pub uart: Device,
-    /// The GICv3 distributor.
+    /// The distributor of the GIC.
     pub distributor: Range,
-    /// The GICv3 redistributors.
+    /// The redistributors of a GICv3; empty with a GICv2.
     pub redistributors: Range,
+    /// The CPU interface of a GICv2; empty with a GICv3.
+    pub cpu_interface: Range,
     slots: [Device; MAX_SLOTS],
     slot_count: usize,
     /// The interrupt of the physical timer of EL1.
@@ -62,7 +64,7 @@ fn ranges<'a>(node: FdtNode<'a>) -> impl Iterator<Item = Range> + 'a {
         .filter_map(|reg| Some(Range::sized(reg.address::<u64>().ok()?, reg.size::<u64>().ok()?)))
 }
 
-/// Returns the interrupt in entry `index` of a GICv3 `interrupts` property: type, number, flags.
+/// Returns the interrupt in entry `index` of a GIC's `interrupts` property: type, number, flags.
 fn interrupt(node: FdtNode<'_>, index: usize) -> u32 {
     let Some(property) = node.property("interrupts") else { return 0 };
     let mut cells = property.value().chunks_exact(12).skip(index);
@@ -104,6 +106,7 @@ impl Machine {
             uart: Device::default(),
             distributor: Range::default(),
             redistributors: Range::default(),
+            cpu_interface: Range::default(),
             slots: [Device::default(); MAX_SLOTS],
             slot_count: 0,
             physical_timer: 30,
@@ -149,6 +152,10 @@ impl Machine {
             let mut parts = ranges(node);
             self.distributor = parts.next().unwrap_or_default();
             self.redistributors = parts.next().unwrap_or_default();
+        } else if node.is_compatible("arm,cortex-a15-gic") || node.is_compatible("arm,gic-400") {
+            let mut parts = ranges(node);
+            self.distributor = parts.next().unwrap_or_default();
+            self.cpu_interface = parts.next().unwrap_or_default();
         } else if node.is_compatible("virtio,mmio") {
             if let Some(slot) = self.slots.get_mut(self.slot_count) {
                 *slot = device;
@@ -178,8 +185,10 @@ impl Machine {
         let present = |range: Range| range.size() > 0;
         if !present(self.uart.registers) {
             Err(Unusable("no PL011 in the device tree"))
-        } else if !present(self.distributor) || !present(self.redistributors) {
-            Err(Unusable("no GICv3 in the device tree"))
+        } else if !present(self.distributor)
+            || !present(self.redistributors) && !present(self.cpu_interface)
+        {
+            Err(Unusable("no GICv3 and no GICv2 in the device tree"))
         } else if !present(self.ram[0]) {
             Err(Unusable("no memory in the device tree"))
         } else if self.cpu_count == 0 {

@@ -38,6 +38,7 @@ pub struct Plan {
     name: String,
     qemu: PathBuf,
     accelerator: Accelerator,
+    board: String,
     cpu: String,
     cpus: u32,
     memory: String,
@@ -67,6 +68,7 @@ impl Plan {
             name: name.into(),
             qemu: artefacts::qemu(),
             accelerator: Accelerator::of_hypervisors(),
+            board: "gic-version=3".into(),
             cpu: "cortex-a72".into(),
             cpus: 2,
             memory: "2G".into(),
@@ -118,6 +120,13 @@ impl Plan {
     #[must_use]
     pub fn no_bundle(mut self) -> Self {
         self.initrd = Initrd::None;
+        self
+    }
+
+    /// Sets the options of QEMU's `virt`, of which `virtualization=on` is one anyway.
+    #[must_use]
+    pub fn board(mut self, options: &str) -> Self {
+        self.board = options.into();
         self
     }
 
@@ -224,7 +233,7 @@ impl Machine {
         command.args(["--pdeathsig", "KILL", "--"]).arg(&plan.qemu);
         let machine = if plan.hypervisor { "virt,virtualization=on" } else { "virt" };
         command
-            .args(["-machine", &format!("{machine},gic-version=3")])
+            .args(["-machine", &format!("{machine},{}", plan.board)])
             .args(plan.accelerator.options(&plan.cpu))
             .args(["-smp", &plan.cpus.to_string()])
             .args(["-m", &plan.memory])

@@ -25,13 +25,25 @@ struct Report {
 
 /// Runs the stub with these orders under an image of Sluice.
 fn run(name: &str, image: &str, orders: &str, vcpus: u32, model: &str) -> Outcome<Report> {
+    run_on(name, image, orders, vcpus, model, "gic-version=3")
+}
+
+/// The same on a board with these options.
+fn run_on(
+    name: &str,
+    image: &str,
+    orders: &str,
+    vcpus: u32,
+    model: &str,
+    board: &str,
+) -> Outcome<Report> {
     let mut guest = stub(orders)?;
     guest.vcpus = vcpus;
     guest.memory = 512 << 20;
     guest.maximum_memory = Some(guest.memory + PLUGGABLE);
     guest.held = true;
-    let mut machine =
-        Plan::with_image(name, image, &[guest])?.cpu(model).cpus(vcpus.max(2)).start()?;
+    let plan = Plan::with_image(name, image, &[guest])?.board(board).cpu(model);
+    let mut machine = plan.cpus(vcpus.max(2)).start()?;
     // The control port is there before the guests are.
     wait_until("the guest is made", COMMAND, || {
         Ok(machine.ask("guests")?.to_string().contains("\"stub\"").then_some(()))
@@ -49,7 +61,10 @@ fn run(name: &str, image: &str, orders: &str, vcpus: u32, model: &str) -> Outcom
 }
 
 fn all_pass(name: &str, orders: &str, vcpus: u32, model: &str) -> Outcome {
-    let report = run(name, "sluice", orders, vcpus, model)?;
+    passed(&run(name, "sluice", orders, vcpus, model)?)
+}
+
+fn passed(report: &Report) -> Outcome {
     ensure!(report.failed.is_empty(), "failed in the guest:\n  {}", report.failed.join("\n  "));
     ensure!(!report.passed.is_empty(), "the stub did nothing");
     println!("{} passed in the guest", report.passed.len());
@@ -64,6 +79,16 @@ fn everything_holds_on_one_vcpu() -> Outcome {
 #[test]
 fn everything_holds_on_four_vcpus() -> Outcome {
     all_pass("stub-4", "test=all", 4, "cortex-a72")
+}
+
+#[test]
+fn everything_holds_with_a_gicv2() -> Outcome {
+    // With one vCPU it is the GIC alone that differs.
+    for (vcpus, orders) in [(1, "test=gic"), (4, "test=all")] {
+        let name = format!("stub-gicv2-{vcpus}");
+        passed(&run_on(&name, "sluice", orders, vcpus, "cortex-a72", "gic-version=2")?)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Attacker {
             0..16 => self.call(),
             16..20 => self.register(),
             20..28 => self.device(machine.distributor),
-            28..36 => self.device(Range::sized(gic::redistributor(), 0x2_0000)),
+            28..36 => self.device(gic::own_registers(machine)),
             // What would print is spared.
             36..44 => self.device(Range {
                 start: machine.uart.registers.start + 8,
@@ -266,7 +266,7 @@ pub fn all(stub: &Stub) -> Outcome {
     let found = gic::init_cpu(stub.machine);
     cpu::unmask();
     joined.map_err(|(index, refused)| failure(format_args!("CPU {index}: {refused:?}")))?;
-    ensure!(found, "the redistributor is gone");
+    ensure!(found, "its part of the GIC is gone");
     let [done, external, undefined, other] =
         ANSWERS.each_ref().map(|answer| answer.load(Ordering::Relaxed));
     say!(

@@ -70,9 +70,9 @@ fn sweep(name: &str, range: Range, first: u64, step: u64) -> Outcome {
 /// The distributor and a redistributor, with widths and alignments that they do not have; both are brought up anew.
 pub fn interrupt_controller(stub: &Stub) -> Outcome {
     cpu::mask();
-    let own = gic::redistributor();
+    let own = gic::own_registers(stub.machine);
     let outcome = sweep("hostile-mmio-gic", stub.machine.distributor, 0, 0x1000)
-        .and_then(|()| sweep("hostile-mmio-gic", Range::sized(own, 0x2_0000), 0, 0x1000));
+        .and_then(|()| sweep("hostile-mmio-gic", own, 0, 0x1000));
     gic::init(stub.machine);
     let found = gic::init_cpu(stub.machine);
     cpu::unmask();
@@ -128,8 +128,8 @@ pub fn across(stub: &Stub) -> Outcome {
     let mut tally = Tally::default();
     let distributor = stub.machine.distributor;
     let uart = stub.machine.uart.registers;
-    let redistributors = stub.machine.redistributors;
-    for edge in [distributor.start, distributor.end, uart.start, uart.end, redistributors.start] {
+    let own = gic::own_registers(stub.machine);
+    for edge in [distributor.start, distributor.end, uart.start, uart.end, own.start] {
         for address in [edge - 1, edge - 2, edge - 4, edge - 7] {
             for way in [
                 Access::Read16,

@@ -25,7 +25,8 @@ pub fn sane(stub: &Stub) -> Outcome {
     let pfr0 = id(4, 0);
     ensure!((1..=2).contains(&field(pfr0, 4)), "EL1 is {}", field(pfr0, 4));
     ensure!(field(pfr0, 16) != 0xf && field(pfr0, 20) != 0xf, "no FP or no SIMD");
-    ensure!(field(pfr0, 24) >= 1, "no GICv3 CPU interface");
+    let has_v3 = field(pfr0, 24) >= 1;
+    ensure!(has_v3 != crate::gic::is_v2(), "ID_AA64PFR0_EL1.GIC is {}", field(pfr0, 24));
     ensure!(field(id(5, 0), 0) >= 6, "debug architecture {}", field(id(5, 0), 0));
     let bits = match field(id(7, 0), 0) {
         size @ 0..=6 => [32, 36, 40, 42, 44, 48, 52][size as usize],

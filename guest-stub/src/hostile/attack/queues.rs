@@ -4,6 +4,7 @@ use super::{Attacker, halves};
 use crate::arch::cpu;
 use crate::arch::mmio::write_64;
 use crate::arch::probe::Access;
+use crate::gic;
 use crate::memory::{BLOCK, PAGE, Range};
 use crate::virtio::mmio::{self, status};
 use crate::virtio::queue::{NEXT, WRITE};
@@ -14,7 +15,12 @@ impl Attacker {
         match self.random.below(8) {
             0..5 => self.within(own) & !0xf,
             5 => self.within(lost) & !0xf,
-            6 => self.within(self.ground.machine.distributor),
+            6 => {
+                let machine = self.ground.machine;
+                let devices = [machine.distributor, gic::own_registers(machine)];
+                let device = self.pick(&devices);
+                self.within(device)
+            }
             _ => 0x2000_0000 | self.random.below(1 << 28),
         }
     }
