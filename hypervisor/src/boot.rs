@@ -18,18 +18,18 @@ use crate::system::{self, System};
 use crate::{heap, logger, sched};
 use core::fmt::Write;
 use memory::Plan;
-use sluice_platform::Machine;
+use sluice_platform::{Machine, Uart};
 
 const DEVICE_TREE_MAGIC: u32 = 0xd00d_feed;
 /// The largest device tree: what the boot protocol allows.
 const DEVICE_TREE_MAX: usize = 2 << 20;
 
 /// Writes to a UART that nothing has been set up for.
-struct EarlyUart(Pa);
+struct EarlyUart<'a>(&'a Uart);
 
-impl Write for EarlyUart {
+impl Write for EarlyUart<'_> {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        // SAFETY: the device tree says that there is a PL011.
+        // SAFETY: the device tree says that there is such a UART.
         unsafe { uart::put_early(self.0, text.as_bytes()) };
         Ok(())
     }
@@ -66,7 +66,7 @@ fn conduit(conduit: sluice_platform::Conduit) -> cpu::Conduit {
 fn refuse(blob: Option<&[u8]>, level: u8, why: &dyn core::fmt::Display) -> ! {
     let (console, way) = blob.map_or((None, None), Machine::last_resort);
     if let Some(console) = console {
-        let mut console = EarlyUart(Pa::new(console.registers.start));
+        let mut console = EarlyUart(&console);
         // Nothing is left to do where even that fails.
         let _ = write!(console, "sluice: {why}\r\n");
     }
@@ -96,13 +96,13 @@ pub fn primary(entry: Entry) -> ! {
     };
     map(&machine, &plan, &tree);
     // SAFETY: the device tree says so, and nobody else drives it.
-    unsafe { uart::init(Pa::new(machine.uart.registers.start)) };
+    unsafe { uart::init(&machine.uart) };
     heap::init();
     logger::init(system::argument(&machine.arguments, "loglevel"));
     let features = match arch::detect_features(&machine.gic) {
         Ok(features) => features,
         Err(missing) => {
-            let mut console = EarlyUart(Pa::new(machine.uart.registers.start));
+            let mut console = EarlyUart(&machine.uart);
             // Nothing is left to do where even that fails.
             let _ = write!(console, "sluice: this CPU lacks {missing}\r\n");
             cpu::power_off(conduit(machine.conduit))

@@ -66,7 +66,7 @@ fn initrd(chosen: &FdtNode<'_>) -> Result<Option<Range<u64>>, PlatformError> {
     }
 }
 
-/// Returns the PL011 that stdout-path names, by path or by alias.
+/// Returns the UART that stdout-path names, by path or by alias.
 pub fn stdout(tree: Fdt<'_>, interrupt_cells: usize) -> Option<Result<Uart, PlatformError>> {
     let chosen = tree.find_node("/chosen")?;
     let property = chosen.property("stdout-path")?;
@@ -79,10 +79,8 @@ pub fn stdout(tree: Fdt<'_>, interrupt_cells: usize) -> Option<Result<Uart, Plat
         _ => path,
     };
     let (node, sizes) = tree::descend(tree, path)?;
-    if !tree::is_compatible(&node, "arm,pl011") {
-        return None;
-    }
-    Some(reader::uart(&node, sizes, interrupt_cells))
+    let kind = reader::uart_kind(&node)?;
+    Some(reader::uart(kind, &node, sizes, interrupt_cells))
 }
 
 /// Finds the console alone: for telling why the machine could not be made out.
@@ -94,8 +92,8 @@ pub fn find_uart(tree: Fdt<'_>) -> Option<Uart> {
     }
     let mut found = None;
     tree::visit(tree, |node: &FdtNode<'_>, sizes: CellSizes| {
-        if tree::is_compatible(node, "arm,pl011") {
-            found = reader::uart(node, sizes, cells).ok();
+        if let Some(kind) = reader::uart_kind(node) {
+            found = reader::uart(kind, node, sizes, cells).ok();
         }
         found.is_none()
     });

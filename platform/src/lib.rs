@@ -2,6 +2,7 @@
 //! tree says. Knows nothing of guests.
 #![cfg_attr(not(test), no_std)]
 
+mod blob;
 mod chosen;
 mod error;
 mod machine;
@@ -11,5 +12,6 @@ mod tree;
 pub use error::PlatformError;
 pub use machine::{
     Conduit, Cpu, Gic, GicV2, GicV3, MAX_ARGUMENTS, MAX_CPUS, MAX_MEMORY_RANGES,
-    MAX_REDISTRIBUTORS, MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Machine, Timer, Uart, VirtioSlot,
+    MAX_REDISTRIBUTORS, MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Machine, Timer, Uart, UartKind,
+    VirtioSlot,
 };

@@ -1,10 +1,10 @@
 //! The machine, as its device tree describes it.
 
+use crate::blob;
 use crate::chosen::{self, Chosen};
 use crate::error::PlatformError;
 use crate::reader::{self, Found};
 use core::ops::Range;
-use dtoolkit::fdt::Fdt;
 use dtoolkit::{Node, Property};
 use heapless::{String, Vec};
 
@@ -37,9 +37,20 @@ pub struct Cpu {
     pub affinity: u64,
 }
 
-/// A PL011.
+/// Which UART it is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum UartKind {
+    /// Arm's PL011 (DDI 0183).
+    Pl011,
+    /// Cadence's, as Zynq UltraScale+ has it (UG1085, chapter 21).
+    Cadence,
+}
+
+/// A UART.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uart {
+    /// Which.
+    pub kind: UartKind,
     /// Its registers.
     pub registers: Range<u64>,
     /// Its interrupt's INTID.
@@ -151,7 +162,7 @@ impl Machine {
     ///
     /// [`PlatformError`] says what is missing, malformed or not supported.
     pub fn from_device_tree(blob: &[u8]) -> Result<Self, PlatformError> {
-        let tree = Fdt::new(blob).map_err(|_| PlatformError::Malformed)?;
+        let tree = blob::open(blob)?;
         let found = Found::below_the_root(tree)?;
         let chosen = Chosen::read(tree)?;
         let uart = match chosen::stdout(tree, found.interrupt_cells) {
@@ -175,7 +186,9 @@ impl Machine {
             reserved: reader::reserved(tree)?,
             cpus: reader::cpus(tree)?,
             conduit: found.conduit.ok_or(PlatformError::MissingNode { what: "PSCI" })?,
-            uart: uart.ok_or(PlatformError::MissingNode { what: "PL011 UART" })?,
+            uart: uart.ok_or(PlatformError::MissingNode {
+                what: "UART that is known here (PL011, Cadence)",
+            })?,
             gic: found.gic.ok_or(PlatformError::MissingNode { what: "GICv2 or GICv3" })?,
             timer: found.timer.ok_or(PlatformError::MissingNode { what: "Armv8 timer" })?,
             virtio: found.virtio,
@@ -188,7 +201,7 @@ impl Machine {
     /// Finds only the console and how firmware is called, to tell somebody why nothing more can be
     /// done.
     pub fn last_resort(blob: &[u8]) -> (Option<Uart>, Option<Conduit>) {
-        let Ok(tree) = Fdt::new(blob) else { return (None, None) };
+        let Ok(tree) = blob::open(blob) else { return (None, None) };
         let conduit = tree.find_node("/psci").and_then(|psci| reader::conduit(&psci).ok());
         (chosen::find_uart(tree), conduit)
     }

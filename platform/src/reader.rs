@@ -3,7 +3,7 @@
 use crate::error::PlatformError;
 use crate::machine::{
     Conduit, Cpu, Gic, GicV2, GicV3, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTORS,
-    MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Timer, Uart, VirtioSlot,
+    MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Timer, Uart, UartKind, VirtioSlot,
 };
 use crate::tree::{self, CellSizes, REG};
 use core::ops::Range;
@@ -16,6 +16,9 @@ const REDISTRIBUTOR: u64 = 0x2_0000;
 /// What a GICv2 with the virtualization extensions calls itself (Linux,
 /// Documentation/devicetree/bindings/interrupt-controller/arm,gic.yaml).
 const GICV2: [&str; 3] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic"];
+/// What the UARTs call themselves.
+const UARTS: [(&str, UartKind); 2] =
+    [("arm,pl011", UartKind::Pl011), ("cdns,uart-r1p12", UartKind::Cadence)];
 const INTERRUPTS: &str = "an interrupt of the GIC: kind, number, flags";
 
 /// What there is.
@@ -60,8 +63,10 @@ impl Found {
             self.gic = Some(gic_v2(node, sizes)?);
         } else if is("arm,armv8-timer") {
             self.timer = Some(timer(node, self.interrupt_cells)?);
-        } else if is("arm,pl011") && self.uart.is_none() {
-            self.uart = Some(uart(node, sizes, self.interrupt_cells)?);
+        } else if self.uart.is_none()
+            && let Some(kind) = uart_kind(node)
+        {
+            self.uart = Some(uart(kind, node, sizes, self.interrupt_cells)?);
         } else if is("virtio,mmio") {
             self.virtio(node, sizes)?;
         } else if is("arm,psci-1.0") || is("arm,psci-0.2") {
@@ -220,11 +225,22 @@ pub fn conduit(psci: &FdtNode<'_>) -> Result<Conduit, PlatformError> {
     }
 }
 
-/// Reads a PL011.
-pub fn uart(node: &FdtNode<'_>, sizes: CellSizes, cells: usize) -> Result<Uart, PlatformError> {
-    let registers = sizes.first_range(node, "PL011")?;
-    let (interrupt, _) = first_interrupt(node, "PL011", cells)?;
-    Ok(Uart { registers, interrupt })
+/// Says which UART `node` is, if it is one that Sluice drives.
+pub fn uart_kind(node: &FdtNode<'_>) -> Option<UartKind> {
+    let is = |(with, _): &&(&str, UartKind)| tree::is_compatible(node, with);
+    UARTS.iter().find(is).map(|&(_, kind)| kind)
+}
+
+/// Reads a UART.
+pub fn uart(
+    kind: UartKind,
+    node: &FdtNode<'_>,
+    sizes: CellSizes,
+    cells: usize,
+) -> Result<Uart, PlatformError> {
+    let registers = sizes.first_range(node, "UART")?;
+    let (interrupt, _) = first_interrupt(node, "UART", cells)?;
+    Ok(Uart { kind, registers, interrupt })
 }
 
 /// Lists the memory whose nodes say that it is there and not operational yet (Devicetree Specification 0.4, 2.3.4:

@@ -167,7 +167,8 @@ fn another_board_is_made_out() {
     assert_eq!(machine.reserved.as_slice(), &reserved);
     let affinities: Vec<u64> = machine.cpus.iter().map(|cpu| cpu.affinity).collect();
     assert_eq!(affinities, [0, 0x100, 0x1_0000_0001]);
-    assert_eq!(machine.uart, Uart { registers: 0x1001_1000..0x1001_2000, interrupt: 34 });
+    let registers = 0x1001_1000..0x1001_2000;
+    assert_eq!(machine.uart, Uart { kind: UartKind::Pl011, registers, interrupt: 34 });
     let gic = gic_v3(&machine);
     assert_eq!(gic.distributor, 0x800_0000..0x801_0000);
     let redistributors = [0x900_0000..0x908_0000, 0x980_0000..0x988_0000];
@@ -199,13 +200,35 @@ fn without_stdout_path_the_first_pl011_is_the_console() {
     assert_eq!(machine.uart.registers.start, 0x1001_0000);
 }
 
+/// As boards' trees have them, beyond what the specification allows.
+#[test]
+fn long_names_do_no_harm() {
+    let long = "A board\"; a-property-whose-name-has-more-than-31-characters = \"x";
+    let blob = compile(&BOARD.replace("A board", long));
+    let machine = Machine::from_device_tree(&blob).expect("it is good");
+    assert_eq!(machine.model, "A board");
+    // Its structure is looked through nevertheless.
+    for length in 0..blob.len() {
+        assert_eq!(Machine::from_device_tree(&blob[..length]), Err(PlatformError::Malformed));
+    }
+    let mut harmless = 0;
+    for at in 0..blob.len() {
+        for byte in [0, 1, 0x80, 0xff] {
+            let mut blob = blob.clone();
+            blob[at] = byte;
+            harmless += u32::from(Machine::from_device_tree(&blob).is_ok());
+        }
+    }
+    assert!(harmless > 0);
+}
+
 #[test]
 fn a_bus_with_addresses_of_its_own_is_left_out() {
     let translated = "bus@10000000 { ranges = <0 0x10000000 0x100000>;";
     let source = BOARD.replacen("ranges;\n            serial", "serial", 1);
     assert_ne!(source, BOARD);
     let blob = compile(&source.replace("bus@10000000 {", translated));
-    let missing = PlatformError::MissingNode { what: "PL011 UART" };
+    let missing = PlatformError::MissingNode { what: "UART that is known here (PL011, Cadence)" };
     assert_eq!(Machine::from_device_tree(&blob), Err(missing));
 }
 
@@ -216,7 +239,7 @@ fn what_is_missing_is_named() {
         ("cpus {", "/cpus"),
         ("device_type = \"cpu\"", "cpu in /cpus"),
         ("\"arm,psci-1.0\"", "PSCI"),
-        ("\"arm,pl011\"", "PL011 UART"),
+        ("\"arm,pl011\"", "UART that is known here (PL011, Cadence)"),
         ("\"arm,gic-v3\"", "GICv2 or GICv3"),
         ("\"arm,armv8-timer\"", "Armv8 timer"),
     ] {
@@ -233,7 +256,7 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ("reg = <1 1>", "reg = <1>", "cpu", "reg"),
         ("reg = <0xa0000000 0x1000000>", "reg = <0xa0000000>", "memory", "reg"),
         ("reg = <0xa0000000 0x1000000>", "no-reg", "memory", "reg"),
-        ("interrupts = <0 2 4 0>", "interrupts = <0 2 4>", "PL011", "interrupts"),
+        ("interrupts = <0 2 4 0>", "interrupts = <0 2 4>", "UART", "interrupts"),
         ("interrupts = <0 9 1 0>", "interrupts = <0 988 1 0>", "virtio-mmio slot", "interrupts"),
         (
             "interrupts = <0 9 1 0>",
