@@ -25,7 +25,7 @@ pub fn open(blob: &[u8]) -> Result<Fdt<'_>, PlatformError> {
         Ok(tree) => Ok(tree),
         Err(error) => match error.kind {
             FdtErrorKind::InvalidPropertyName | FdtErrorKind::InvalidNodeName
-                if Structure::of(blob).is_some_and(Structure::is_sound) =>
+                if Structure::of(blob).is_some_and(|mut structure| structure.is_sound()) =>
             {
                 Ok(Fdt::new_unchecked(blob))
             }
@@ -64,7 +64,7 @@ impl<'a> Structure<'a> {
     }
 
     /// Says whether nodes are nested as they should, and all names are text.
-    fn is_sound(mut self) -> bool {
+    fn is_sound(&mut self) -> bool {
         self.walk().is_some()
     }
 
