@@ -39,7 +39,7 @@ CONTROL_PORT = $(if $(CONTROL),-global virtio-mmio.force-legacy=false -device vi
 MACHINE = -machine virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) \
 	-nographic -nic none $(CONTROL_PORT)
 
-.PHONY: help doctor ci run demo test mutations litmus soak replay fuzz attack check bench trace build setup clean FORCE
+.PHONY: help doctor ci run demo test mutations litmus soak replay fuzz attack matrix check bench trace build setup clean FORCE
 
 help:
 	@echo 'make run      boot a Linux guest and give its console; Ctrl-] switches to the monitor'
@@ -52,6 +52,7 @@ help:
 	@echo 'make replay   what of a soak run concerns the core, on the host: SEED= OPS='
 	@echo 'make fuzz     data of guests and loaders at random, by libFuzzer: FUZZ_TIME=60 seconds a target, FUZZ_TARGETS='
 	@echo 'make attack   a guest that asks for everything at random, beside one that must not notice: REQUESTS=10000000 SEED='
+	@echo 'make matrix   boards, CPUs, sizes and kernels, each cell with all that a guest does with memory: CELLS="<words>"'
 	@echo 'make mutations  leave out each order, step and lock, and table what notices: docs/mutations.md'
 	@echo 'make litmus   the protocol against the memory model of AArch64, by herd7: in PATH, or HERD7=<it>'
 	@echo 'make doctor   what is here, what is missing, and which of these commands will work'
@@ -135,9 +136,15 @@ KERNELS := $(SLUICE_CACHE)/kernels/6.1/Image $(SLUICE_CACHE)/kernels/6.12/Image
 $(KERNELS) $(SLUICE_CACHE)/busybox:
 	@scripts/setup.sh
 
+# What only the matrix boots.
+MORE_KERNELS := $(addprefix $(SLUICE_CACHE)/kernels/,newest/Image full/Image 16k/Image)
+$(MORE_KERNELS) $(SLUICE_CACHE)/u-boot.bin:
+	@scripts/setup.sh matrix
+
 INITRAMFS := build/guests/initramfs-6.1.cpio build/guests/initramfs-6.12.cpio
-$(INITRAMFS): build/guests/initramfs-%.cpio: $(wildcard tests/initramfs/*) $(SLUICE_CACHE)/busybox \
-		| $(PACK) $(KERNELS)
+MORE_INITRAMFS := $(patsubst $(SLUICE_CACHE)/kernels/%/Image,build/guests/initramfs-%.cpio,$(MORE_KERNELS))
+$(INITRAMFS) $(MORE_INITRAMFS): build/guests/initramfs-%.cpio: $(wildcard tests/initramfs/*) $(SLUICE_CACHE)/busybox \
+		| $(PACK) $(SLUICE_CACHE)/kernels/%/Image
 	@$(PACK) initramfs tests/initramfs $(SLUICE_CACHE)/busybox $(SLUICE_CACHE)/kernels/$*/modules $@
 
 build/bundle.cpio: $(PACK) $(INITRAMFS) FORCE
@@ -233,6 +240,11 @@ fuzz:
 REQUESTS ?= 10000000
 attack: build build/guest-stub.img
 	SEED=$(SEED) REQUESTS=$(REQUESTS) cargo test --locked --package sluice-tests --test attack -- --nocapture
+
+# Machines and guests of many kinds; CELLS picks those whose names have all of these words.
+CELLS ?=
+matrix: build build/guest-stub.img $(INITRAMFS) $(MORE_INITRAMFS) $(SLUICE_CACHE)/u-boot.bin
+	@target/release/matrix $(CELLS)
 
 # What the two checkers catch, as a table.
 mutations:

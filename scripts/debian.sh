@@ -68,12 +68,13 @@ debian_version() {
         | awk -F' *[|] *' -v pattern="${2:-}" '$2 ~ pattern { print $2; exit }'
 }
 
-# debian_unpack <folder> <package[=version]>: downloads one package and unpacks it.
+# debian_unpack <folder> <package[=version]>...: downloads packages and unpacks them.
 debian_unpack() {
-    local into=$1 package=$2 file
+    local into=$1 file
     local downloads=$SLUICE_CACHE/debs.$$
+    shift
     mkdir -p "$downloads" "$into"
-    (cd "$downloads" && debian_apt download "$package")
+    (cd "$downloads" && debian_apt download "$@")
     for file in "$downloads"/*.deb; do
         dpkg-deb --extract "$file" "$into"
     done

@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh         everything
 #   scripts/setup.sh tools   only what needs root: so that the rest can be done without
+#   scripts/setup.sh matrix  everything, and what only `make matrix` needs
 #
 # Environment: SLUICE_CACHE   where downloads are kept (build/cache); clones can share it
 #              DEBIAN_MIRROR  the Debian archive to fetch guests from, should apt know none or another be better
@@ -17,6 +18,7 @@ fail() { echo "set-up: $step: $*" >&2; exit 1; }
 
 . scripts/host.sh
 . scripts/debian.sh
+. scripts/matrix.sh
 
 # Programs of the host, where this system's packages have them.
 install_tools() {
@@ -148,15 +150,16 @@ fetch_guests() {
     fi
 }
 
-# fetch_kernel <version> <suite>
+# fetch_kernel <name> <suite> [package]: the newest kernel that this package stands for, with its modules.
 fetch_kernel() {
     local kernel=$1 suite=$2 package unpacked=$SLUICE_CACHE/kernel.$$ into=$SLUICE_CACHE/kernels/$1
-    local module file
+    local module file parts
     debian_open "guests-$suite" arm64 /dev/null "$suite"
-    package=$(apt-cache "${debian_options[@]}" depends linux-image-cloud-arm64 \
-        | awk '$1 == "Depends:" { print $2; exit }')
+    package=$(depends "${3:-linux-image-cloud-arm64}" '^linux-image-[0-9]')
+    # Newer ones have the kernel and its modules in packages of their own.
+    parts=$(depends "$package" '^linux-(binary|modules)-[0-9]')
     say "downloading ${package:-no kernel found}"
-    debian_unpack "$unpacked" "$package"
+    debian_unpack "$unpacked" ${parts:-"$package"}
     mkdir -p "$into.new/modules"
     for module in $guest_modules; do
         # A part that is built into this kernel has no file.
@@ -167,10 +170,15 @@ fetch_kernel() {
         esac
         [ -z "$file" ] || echo "$module" >> "$into.new/modules/order"
     done
-    cp "$unpacked"/boot/vmlinuz-* "$into.new/Image"
+    cp "$(find "$unpacked" -name 'vmlinuz*' -type f -print -quit)" "$into.new/Image"
     echo "$package" > "$into.new/package"
     rm -rf "$unpacked" "$into"
     mv "$into.new" "$into"
+}
+
+# depends <package> <pattern>: prints which packages like that it depends on.
+depends() {
+    apt-cache "${debian_options[@]}" depends "$1" | awk -v pattern="$2" '$1 == "Depends:" && $2 ~ pattern { print $2 }'
 }
 
 # A newer emulator beside the system's, for the tests that can use it and for QEMU=newer: unpacked, never installed, with
@@ -216,11 +224,11 @@ WRAPPER
 
 mkdir -p build
 case ${1:-} in
-    '') install_tools ;;
+    '' | matrix) install_tools ;;
     tools)
         install_tools
         exit ;;
-    *) fail "what is '$1'? There is: scripts/setup.sh [tools]" ;;
+    *) fail "what is '$1'? There is: scripts/setup.sh [tools | matrix]" ;;
 esac
 mkdir -p "$SLUICE_CACHE"
 exec 9>"$SLUICE_CACHE/lock"
@@ -229,4 +237,5 @@ prepare_rust
 fetch_guests
 fetch_newer_qemu
 have "$wanted_qemu" || fail "no newer QEMU can be had for this system; give one by QEMU="
+[ "${1:-}" != matrix ] || fetch_matrix
 say "everything is there"

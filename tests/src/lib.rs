@@ -15,6 +15,7 @@ pub mod flat_image;
 pub mod initramfs;
 pub mod instructions;
 pub mod machine;
+pub mod matrix;
 pub mod monitor;
 pub mod operations;
 pub mod shell;

@@ -68,7 +68,7 @@ impl Plan {
             name: name.into(),
             qemu: artefacts::qemu(),
             accelerator: Accelerator::of_hypervisors(),
-            board: "gic-version=3".into(),
+            board: "virt,virtualization=on,gic-version=3".into(),
             cpu: "cortex-a72".into(),
             cpus: 2,
             memory: "2G".into(),
@@ -94,6 +94,7 @@ impl Plan {
             append: guest.command_line.clone(),
             cpus: guest.vcpus,
             memory: format!("{}M", guest.memory >> 20),
+            board: "virt,gic-version=3".into(),
             hypervisor: false,
             accelerator: Accelerator::of_bare_machines(),
             ..Self::new(name, &[])?
@@ -123,10 +124,10 @@ impl Plan {
         self
     }
 
-    /// Sets the options of QEMU's `virt`, of which `virtualization=on` is one anyway.
+    /// Sets QEMU's machine and its options.
     #[must_use]
-    pub fn board(mut self, options: &str) -> Self {
-        self.board = options.into();
+    pub fn board(mut self, machine: &str) -> Self {
+        self.board = machine.into();
         self
     }
 
@@ -231,9 +232,8 @@ impl Machine {
         // Should this process be killed, the machine is to end with it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(&plan.qemu);
-        let machine = if plan.hypervisor { "virt,virtualization=on" } else { "virt" };
         command
-            .args(["-machine", &format!("{machine},{}", plan.board)])
+            .args(["-machine", &plan.board])
             .args(plan.accelerator.options(&plan.cpu))
             .args(["-smp", &plan.cpus.to_string()])
             .args(["-m", &plan.memory])

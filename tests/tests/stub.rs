@@ -25,10 +25,10 @@ struct Report {
 
 /// Runs the stub with these orders under an image of Sluice.
 fn run(name: &str, image: &str, orders: &str, vcpus: u32, model: &str) -> Outcome<Report> {
-    run_on(name, image, orders, vcpus, model, "gic-version=3")
+    run_on(name, image, orders, vcpus, model, "virt,virtualization=on,gic-version=3")
 }
 
-/// The same on a board with these options.
+/// The same on another machine.
 fn run_on(
     name: &str,
     image: &str,
@@ -86,7 +86,14 @@ fn everything_holds_with_a_gicv2() -> Outcome {
     // With one vCPU it is the GIC alone that differs.
     for (vcpus, orders) in [(1, "test=gic"), (4, "test=all")] {
         let name = format!("stub-gicv2-{vcpus}");
-        passed(&run_on(&name, "sluice", orders, vcpus, "cortex-a72", "gic-version=2")?)?;
+        passed(&run_on(
+            &name,
+            "sluice",
+            orders,
+            vcpus,
+            "cortex-a72",
+            "virt,virtualization=on,gic-version=2",
+        )?)?;
     }
     Ok(())
 }
