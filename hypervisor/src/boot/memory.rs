@@ -238,13 +238,13 @@ impl Plan {
         memory.set_roots_aside();
         let names = ["image, heap and stacks", "device tree"];
         for (range, name) in self.own.iter().zip(names) {
-            self.claim_inside(range, &|part| memory.claim_named(part, name))?;
+            self.claim_inside(memory, range, &|part| memory.claim_named(part, name))?;
         }
         if let Some(range) = &self.bundle {
-            self.claim_inside(range, &|part| memory.claim_named(part, "bundle"))?;
+            self.claim_inside(memory, range, &|part| memory.claim_named(part, "bundle"))?;
         }
         for range in &self.reserved {
-            self.claim_inside(range, &|part| memory.claim_bad(part))?;
+            self.claim_inside(memory, range, &|part| memory.claim_bad(part))?;
         }
         for range in &self.offline {
             memory.claim_offline(range.clone())?;
@@ -255,19 +255,18 @@ impl Plan {
         Ok(())
     }
 
-    /// Claims the parts of `range` that are memory; the device tree may lie in ROM, or overlap what it reserves.
+    /// Claims the parts of `range` that are memory and not claimed; the device tree may lie in ROM, or overlap what it
+    /// reserves.
     fn claim_inside(
         &self,
+        memory: &Memory,
         range: &PaRange,
         claim: &dyn Fn(PaRange) -> Result<(), RangeError>,
     ) -> Result<(), RangeError> {
-        for memory in &self.memory {
-            let part = range.start.max(memory.start)..range.end.min(memory.end);
+        for one in &self.memory {
+            let part = range.start.max(one.start)..range.end.min(one.end);
             if part.start < part.end {
-                match claim(part) {
-                    Ok(()) | Err(RangeError::Claimed(_)) => {}
-                    Err(error) => return Err(error),
-                }
+                memory.each_unclaimed(&part, claim)?;
             }
         }
         Ok(())

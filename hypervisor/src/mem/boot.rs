@@ -6,8 +6,8 @@ use super::{Memory, Order, Owner};
 use crate::addr::{Frame, PAGE_SIZE, Pa, PaRange};
 use crate::sync::Ordering;
 
-/// The largest number of ranges that boot can claim and add.
-pub const MAX_RANGES: usize = 64;
+/// The largest number of ranges that boot can claim and add: each that is reserved may have memory on both sides.
+pub const MAX_RANGES: usize = 128;
 
 /// Why a range cannot be claimed or added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,26 @@ impl Memory {
         self.claim(&range, Kind::Bad, "")?;
         self.bad.fetch_add(range.end.page() - range.start.page(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Calls `claim` with each part of `range` that is not claimed yet: loaders reserve what overlaps, and put the
+    /// end of one thing and the beginning of another into one page.
+    ///
+    /// # Errors
+    ///
+    /// What `claim` says.
+    pub fn each_unclaimed(
+        &self,
+        range: &PaRange,
+        claim: &dyn Fn(PaRange) -> Result<(), RangeError>,
+    ) -> Result<(), RangeError> {
+        let mut from = range.start.page();
+        loop {
+            let gap = self.known.lock().gap(from, range.end.page());
+            let Some((start, to)) = gap else { return Ok(()) };
+            claim(Pa::from_page(start)..Pa::from_page(to))?;
+            from = to;
+        }
     }
 
     /// Claims what of `range` is not claimed yet as memory that is offline from the start, until it is brought

@@ -73,6 +73,26 @@ fn what_is_claimed_is_not_added() {
 }
 
 #[test]
+fn of_what_overlaps_the_rest_is_claimed_too() {
+    let arena = arch::memory::take(8 * MIB, 8 * MIB);
+    let base = arena.start.as_u64();
+    let memory = Memory::new(frame_table(core::slice::from_ref(&arena)));
+    memory.claim_hypervisor(range(base + MIB, base + 2 * MIB)).expect("nothing is claimed yet");
+    memory.claim_hypervisor(range(base + 3 * MIB, base + 4 * MIB)).expect("this is not claimed");
+    let all = range(base, base + 5 * MIB);
+    assert!(memory.claim_bad(all.clone()).is_err());
+    memory
+        .each_unclaimed(&all, &|part| memory.claim_bad(part))
+        .expect("it leaves out what is claimed");
+    memory
+        .each_unclaimed(&all, &|_| panic!("all of it is claimed"))
+        .expect("there is nothing to do");
+    memory.add_free(arena.clone()).expect("this is memory");
+    let counts = memory.counts();
+    assert_eq!((counts.total, counts.hypervisor, counts.bad, counts.free()), (2048, 512, 768, 768));
+}
+
+#[test]
 fn a_gigabyte_comes_apart_and_together_again() {
     let range = arch::memory::take(BLOCK_1G + 2 * BLOCK_2M, BLOCK_1G);
     let memory = host::memory_in(range);
