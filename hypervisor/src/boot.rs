@@ -85,10 +85,11 @@ pub fn primary(entry: Entry) -> ! {
         let above = "this is EL3; Sluice needs a loader that enters it at EL2";
         refuse(Some(blob), level, if level == 3 { &above } else { &why });
     }
-    let machine = match Machine::from_device_tree(blob) {
+    let mut machine = match Machine::from_device_tree(blob) {
         Ok(machine) => machine,
         Err(error) => refuse(Some(blob), level, &error),
     };
+    machine.put_first(cpu::affinity());
     let tree = bytes(entry.device_tree, blob.len() as u64);
     let plan = match Plan::make(&machine, &tree) {
         Ok(plan) => plan,
@@ -146,7 +147,7 @@ fn map(machine: &Machine, plan: &Plan, tree: &PaRange) {
     }
     let device = |range: &core::ops::Range<u64>| bytes(range.start, range.end - range.start);
     builder.device(device(&machine.uart.registers));
-    gic::registers(&machine.gic, machine.cpus.len(), |range| builder.device(range));
+    gic::registers(&machine.gic, |range| builder.device(range));
     for slot in &machine.virtio {
         builder.device(device(&slot.registers));
     }
@@ -167,7 +168,7 @@ fn init_cpu(system: &'static System) {
     let machine = system.machine();
     let timer = machine.timer;
     let ppis = [gic::KICK, gic::MAINTENANCE, timer.virtual_, timer.physical, timer.hypervisor];
-    match gic::init_cpu(&machine.gic, machine.cpus.len(), &ppis) {
+    match gic::init_cpu(&machine.gic, &ppis) {
         Ok(private) => system.set_private_interrupts(cpu::current(), private),
         Err(gic::NoInterface) => {
             panic!("the GIC has nothing for CPU {}", cpu::current().index())
@@ -179,10 +180,6 @@ fn init_cpu(system: &'static System) {
 /// Turns the other CPUs on and waits until each has come.
 fn start_cpus(system: &'static System) {
     let machine = system.machine();
-    let own = cpu::affinity();
-    if machine.cpus.first().map(|cpu| cpu.affinity) != Some(own) {
-        log::warn!("the boot CPU's affinity is {own:#x}, not that of the device tree's first CPU");
-    }
     for (index, other) in machine.cpus.iter().enumerate().skip(1) {
         let Some(id) = CpuId::new(index) else { break };
         match cpu::start(id, other.affinity, conduit(machine.conduit)) {

@@ -134,7 +134,7 @@ pub struct Machine {
     pub offline: Vec<Range<u64>, MAX_MEMORY_RANGES>,
     /// What of it must not be touched.
     pub reserved: Vec<Range<u64>, MAX_RESERVED_RANGES>,
-    /// The CPUs, in the order of their nodes; those beyond [`MAX_CPUS`] are left out, and stay off.
+    /// The CPUs, in the order of their nodes until [`Machine::put_first`]; those beyond [`MAX_CPUS`] are left out, and stay off.
     pub cpus: Vec<Cpu, MAX_CPUS>,
     /// How firmware is called.
     pub conduit: Conduit,
@@ -196,6 +196,21 @@ impl Machine {
             initrd: chosen.initrd,
             seed: chosen.seed,
         })
+    }
+
+    /// Makes the CPU of `affinity`, which runs this, the first of `cpus`; the others keep their order. Firmware may boot
+    /// any of them, even one that is not listed, or one beyond the last that is kept account of.
+    pub fn put_first(&mut self, affinity: u64) {
+        match self.cpus.iter().position(|cpu| cpu.affinity == affinity) {
+            Some(index) => self.cpus[..=index].rotate_right(1),
+            None => {
+                if self.cpus.is_full() {
+                    self.cpus.pop();
+                }
+                // There is room.
+                let _ = self.cpus.insert(0, Cpu { affinity });
+            }
+        }
     }
 
     /// Finds only the console and how firmware is called, to tell somebody why nothing more can be

@@ -309,6 +309,25 @@ fn more_cpus_than_there_is_room_for_stay_off() {
 }
 
 #[test]
+fn any_cpu_may_boot() {
+    let affinities =
+        |machine: &Machine| machine.cpus.iter().map(|cpu| cpu.affinity).collect::<Vec<_>>();
+    let mut machine = changed("", "").expect("it is good");
+    machine.put_first(0x1_0000_0001);
+    assert_eq!(affinities(&machine), [0x1_0000_0001, 0, 0x100]);
+    machine.put_first(0x1_0000_0001);
+    assert_eq!(affinities(&machine), [0x1_0000_0001, 0, 0x100], "it is the first already");
+    machine.put_first(7);
+    assert_eq!(affinities(&machine), [7, 0x1_0000_0001, 0, 0x100], "it is not listed");
+    while machine.cpus.push(Cpu { affinity: 1 }).is_ok() {}
+    machine.put_first(8);
+    assert_eq!(
+        (machine.cpus.len(), affinities(&machine)[..3].to_vec()),
+        (MAX_CPUS, vec![8, 7, 0x1_0000_0001])
+    );
+}
+
+#[test]
 fn the_console_is_found_where_the_rest_is_wrong() {
     let blob = compile(&BOARD.replace("\"arm,gic-v3\"", "\"arm,gic-v5\""));
     let (uart, conduit) = Machine::last_resort(&blob);

@@ -15,8 +15,8 @@ const STACK_SIZE: usize = 28 << 10;
 const BOOT_STACK_SIZE: usize = 92 << 10;
 const EMERGENCY_STACK_SIZE: usize = 8 << 10;
 
-/// A physical CPU's number, 0 to [`MAX_CPUS`] - 1, in the order in which they are listed in the
-/// device tree.
+/// A physical CPU's number, 0 to [`MAX_CPUS`] - 1: 0 for the one that boots, then in the order in which they are listed
+/// in the device tree.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(u8);
 

@@ -69,42 +69,37 @@ pub unsafe fn init_distributor(gic: &Gic) {
     }
 }
 
-/// Sets up what this CPU has of the GIC, with the `ppis` enabled. `cpus` is the number of the machine's.
+/// Sets up what this CPU has of the GIC, with the `ppis` enabled.
 ///
 /// # Errors
 ///
 /// [`NoInterface`] where it has nothing of it.
-pub fn init_cpu(gic: &Gic, cpus: usize, ppis: &[u32]) -> Result<Private, NoInterface> {
+pub fn init_cpu(gic: &Gic, ppis: &[u32]) -> Result<Private, NoInterface> {
     match gic {
         Gic::V2(_) => v2::init_cpu(ppis).map(|()| Private::V2),
         Gic::V3(gic) => {
-            let regions = gic.redistributors.iter().map(|region| used(region, gic.stride, cpus));
-            let redistributor = v3::find_redistributor(regions, gic.stride)?;
+            let redistributor =
+                v3::find_redistributor(gic.redistributors.iter().map(whole), gic.stride)?;
             redistributor.init_cpu(ppis);
             Ok(Private::V3(redistributor))
         }
     }
 }
 
-/// Returns what of a region of redistributors a machine of `cpus` CPUs can need.
-fn used(region: &core::ops::Range<u64>, stride: u64, cpus: usize) -> PaRange {
-    let most = region.start.saturating_add(stride.saturating_mul(cpus as u64));
-    Pa::new(region.start)..Pa::new(region.end.min(most))
+fn whole(range: &core::ops::Range<u64>) -> PaRange {
+    Pa::new(range.start)..Pa::new(range.end)
 }
 
-/// Gives `device` the ranges of registers that EL2 uses on a machine of `cpus` CPUs.
-pub fn registers(gic: &Gic, cpus: usize, mut device: impl FnMut(PaRange)) {
-    let whole = |range: &core::ops::Range<u64>| Pa::new(range.start)..Pa::new(range.end);
+/// Gives `device` the ranges of registers that EL2 uses.
+pub fn registers(gic: &Gic, mut device: impl FnMut(PaRange)) {
     device(whole(gic.distributor()));
     match gic {
         Gic::V2(gic) => {
             device(whole(&gic.cpu_interface));
             device(whole(&gic.virtual_control));
         }
-        // QEMU's region holds 123 of them; only those of the CPUs are used.
-        Gic::V3(gic) => {
-            gic.redistributors.iter().for_each(|region| device(used(region, gic.stride, cpus)));
-        }
+        // Which of them are the CPUs' is told by the redistributors alone: there may be more than CPUs are listed.
+        Gic::V3(gic) => gic.redistributors.iter().for_each(|region| device(whole(region))),
     }
 }
 
