@@ -57,7 +57,7 @@ impl Board {
         let file = |ending: &str| folder.join(format!("{name}.{ending}"));
         let (made, source, changed) = (file("dtb"), file("dts"), file("changed.dtb"));
         let mut dump = Command::new(emulator);
-        dump.args(words).args(["-display", "none", "-machine"]);
+        dump.args(words).args(["-display", "none", "-nic", "none", "-machine"]);
         run(dump.arg(format!("dumpdtb={}", made.display())))?;
         run(Command::new("dtc").args(["-q", "-O", "dts", "-o"]).arg(&source).arg(&made))?;
         let mut text = fs::read_to_string(&source)?;
