@@ -4,9 +4,11 @@
 //! breaks a promise that the target checks. libFuzzer runs them by `make fuzz` (`fuzz_targets/` is what it links);
 //! `tests/replay.rs` runs each over its corpus and a fixed number of inputs made of that, wherever Rust runs.
 
+mod driver;
 mod input;
 pub mod mutate;
 mod targets;
+mod world;
 
 pub use input::Input;
 
@@ -28,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "device_tree", run: targets::device_tree::run, share: 2 },
     Target { name: "gic", run: targets::gic::run, share: 1 },
     Target { name: "manifest", run: targets::manifest::run, share: 2 },
+    Target { name: "memory", run: targets::memory::run, share: 1 },
     Target { name: "uart", run: targets::uart::run, share: 4 },
 ];
 

@@ -66,4 +66,4 @@ macro_rules! targets {
     };
 }
 
-targets! { bundle calls device_tree gic manifest uart }
+targets! { bundle calls device_tree gic manifest memory uart }

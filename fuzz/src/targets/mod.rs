@@ -5,4 +5,5 @@ pub mod calls;
 pub mod device_tree;
 pub mod gic;
 pub mod manifest;
+pub mod memory;
 pub mod uart;

@@ -1,12 +1,13 @@
 //! What a guest's balloon does to its memory, and how its devices reach it.
 
-use super::Guest;
+use super::holder::Holder;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, byte_count};
 use crate::device::virtio::Progress;
-use crate::device::virtio::balloon::{BalloonBackend, Mistake, Outcome, feature};
+#[cfg(target_os = "none")]
+use crate::device::virtio::balloon::feature;
+use crate::device::virtio::balloon::{BalloonBackend, Mistake, Outcome};
 use crate::device::{GuestMemory, MemoryFault, MemoryFaultReason};
 use crate::stage2::{AccessError, Pages, PopulateError, Space, TakeError};
-use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 /// A guest's memory, as its devices reach it.
@@ -39,9 +40,9 @@ const PAGES_A_STEP: usize = 64;
 const RANGES_A_STEP: usize = 6;
 
 /// The balloon's hands on a guest's memory.
-pub struct Hands(pub(super) Arc<Guest>);
+pub struct Hands<H>(pub H);
 
-impl Hands {
+impl<H: Holder> Hands<H> {
     /// Takes or returns some of `pages`. `again`: where there is no memory for it, it is tried again.
     fn each(
         &self,
@@ -65,7 +66,7 @@ impl Hands {
                 let mistakes = (done.repeated + done.outside) as u32;
                 if mistakes > 0 {
                     // Which one it was is looked for only when there was one.
-                    let outside = ipas.iter().find(|&&ipa| !self.0.space.covers(ipa));
+                    let outside = ipas.iter().find(|&&ipa| !self.0.space().covers(ipa));
                     let kind = if outside.is_some() { Mistake::Outside } else { Mistake::Repeated };
                     let first = outside.or(ipas.first()).copied().unwrap_or(Ipa::new(0));
                     outcome.mistake(first, kind);
@@ -82,9 +83,9 @@ impl Hands {
     }
 }
 
-impl BalloonBackend for Hands {
+impl<H: Holder> BalloonBackend for Hands<H> {
     fn inflate(&mut self, pages: &[u32]) -> Outcome {
-        let space = &self.0.space;
+        let space = self.0.space();
         // What cannot be taken stays the guest's, which has no use for it.
         self.each(pages, false, |ipas| {
             let (done, flushed) = space.take_pages(ipas)?;
@@ -94,7 +95,7 @@ impl BalloonBackend for Hands {
     }
 
     fn deflate(&mut self, pages: &[u32]) -> Outcome {
-        let space = &self.0.space;
+        let space = self.0.space();
         // A driver that is told that it has pages back uses them: until there is a frame for a table, it is not told.
         self.each(pages, true, |ipas| {
             let (done, flushed) = space.return_pages(ipas)?;
@@ -106,7 +107,7 @@ impl BalloonBackend for Hands {
     fn report(&mut self, ranges: &[IpaRange]) -> Outcome {
         let mut outcome = Outcome::default();
         for range in ranges.iter().take(RANGES_A_STEP) {
-            match self.0.space.take_reported(range.clone()) {
+            match self.0.space().take_reported(range.clone()) {
                 Ok(taken) => {
                     let next = taken.next.filter(|&next| next > range.start);
                     taken.flushed.retire();
@@ -127,9 +128,9 @@ impl BalloonBackend for Hands {
     }
 
     fn release_all(&mut self) -> Progress {
-        let ram = self.0.space.extent();
-        let start = Ipa::new(self.0.release_from.load(Ordering::Relaxed)).max(ram.start);
-        let returned = self.0.space.return_range(start..ram.end);
+        let ram = self.0.space().extent();
+        let start = Ipa::new(self.0.release_from().load(Ordering::Relaxed)).max(ram.start);
+        let returned = self.0.space().return_range(start..ram.end);
         let next = match returned {
             Ok(returned) => {
                 returned.flushed.retire();
@@ -140,12 +141,13 @@ impl BalloonBackend for Hands {
         };
         let (next, progress) =
             next.map_or((ram.start, Progress::Done), |next| (next, Progress::MoreWork));
-        self.0.release_from.store(next.as_u64(), Ordering::Relaxed);
+        self.0.release_from().store(next.as_u64(), Ordering::Relaxed);
         progress
     }
 }
 
-impl Guest {
+#[cfg(target_os = "none")]
+impl super::Guest {
     /// Says whether its driver may use a page of the balloon before it has told so: unless it accepted
     /// `VIRTIO_BALLOON_F_MUST_TELL_HOST` (virtio 1.2, section 5.5.6.1).
     pub fn may_use_untold(&self) -> bool {

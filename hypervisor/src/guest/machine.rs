@@ -1,6 +1,7 @@
 //! A guest: its memory, its vCPUs, its devices.
 
 use super::balloon::Hands;
+use super::holder::Holder;
 use super::layout;
 use super::life::Life;
 use super::loader;
@@ -27,10 +28,10 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use spin::Mutex;
 
 /// The balloon behind its registers.
-pub type BalloonSlot = Transport<Balloon<Hands>>;
+pub type BalloonSlot = Transport<Balloon<Hands<Arc<Guest>>>>;
 
 /// The memory device behind its registers.
-pub type MemorySlot = Transport<MemoryDevice<PlugHands>>;
+pub type MemorySlot = Transport<MemoryDevice<PlugHands<Arc<Guest>>>>;
 
 /// A guest.
 pub struct Guest {
@@ -84,6 +85,24 @@ pub struct Interrupts {
 fn make_gic(version: Version, guest: u8, vcpus: usize) -> Result<Arc<Gic>, MakeError> {
     let gic = Gic::new(version, guest, vcpus, gic::DEFAULT_SPIS);
     gic.map(Arc::new).map_err(|error| MakeError(alloc::format!("{error}")))
+}
+
+impl Holder for Arc<Guest> {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    fn space(&self) -> &Space<'static> {
+        &self.space
+    }
+
+    fn release_from(&self) -> &AtomicU64 {
+        &self.release_from
+    }
+
+    fn faults(&self) -> &AtomicU64 {
+        &self.faults
+    }
 }
 
 impl Guest {

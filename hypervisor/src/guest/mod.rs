@@ -1,12 +1,12 @@
 //! Guests: what the bundle says of them, and their machines.
 
-#[cfg(target_os = "none")]
-mod balloon;
+pub mod balloon;
 pub mod bundle;
 pub mod commitment;
 #[cfg(target_os = "none")]
 mod device;
 mod fdt;
+pub mod holder;
 pub mod image;
 pub mod layout;
 #[cfg(target_os = "none")]
@@ -16,11 +16,9 @@ pub mod loader;
 mod machine;
 pub mod machine_tree;
 pub mod manifest;
-#[cfg(target_os = "none")]
-mod plug;
+pub mod plug;
 pub mod seed;
-#[cfg(target_os = "none")]
-mod service;
+pub mod service;
 
 #[cfg(target_os = "none")]
 pub use life::{StartError, State, Stop};

@@ -1,31 +1,36 @@
 //! What a guest's memory device does to its memory.
 
+#[cfg(target_os = "none")]
 use super::Guest;
+use super::holder::{Holder, remove_step};
+#[cfg(target_os = "none")]
 use super::layout::MEMORY_SLOT;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE};
-use crate::device::virtio::mem::{MemoryBackend, MemoryDevice, Step};
+#[cfg(target_os = "none")]
+use crate::device::virtio::mem::MemoryDevice;
+use crate::device::virtio::mem::{MemoryBackend, Step};
 use crate::stage2::{AddError, Fill};
+#[cfg(target_os = "none")]
 use crate::system::System;
-use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 /// The memory device's hands on a guest's memory.
-pub struct PlugHands(pub(super) Arc<Guest>);
+pub struct PlugHands<H>(pub H);
 
-impl MemoryBackend for PlugHands {
+impl<H: Holder> MemoryBackend for PlugHands<H> {
     fn admits(&mut self, bytes: u64) -> bool {
-        let counts = self.0.space.memory().counts();
+        let counts = self.0.space().memory().counts();
         (counts.free() + counts.retired).saturating_mul(PAGE_SIZE) >= bytes
     }
 
     fn plug(&mut self, range: IpaRange) -> Step {
-        match self.0.space.add(range.clone(), Fill::Ready) {
+        match self.0.space().add(range.clone(), Fill::Ready) {
             Ok(added) => added.next.map_or(Step::Done, Step::Next),
             Err(AddError::OutOfMemory) => self.wait_for_memory(range.start),
             Err(error) => {
                 // The device plugs within its region what is not plugged: the operator has added something there. A
                 // guest can ask again and again: the log says it the 1st, 2nd, 4th, 8th time.
-                let count = self.0.faults.fetch_add(1, Ordering::Relaxed) + 1;
+                let count = self.0.faults().fetch_add(1, Ordering::Relaxed) + 1;
                 if count.is_power_of_two() {
                     log::warn!("guest {}: {range:?} cannot be plugged: {error:?}", self.0.name());
                 }
@@ -35,18 +40,18 @@ impl MemoryBackend for PlugHands {
     }
 
     fn unplug(&mut self, range: IpaRange) -> Step {
-        match self.0.remove_step(range) {
+        match remove_step(self.0.space(), range) {
             Some(next) => next.map_or(Step::Done, Step::Next),
             None => Step::OutOfMemory,
         }
     }
 }
 
-impl PlugHands {
+impl<H: Holder> PlugHands<H> {
     /// Goes on at `at` when what others have given up is free, which takes no longer than a grace period: a driver that
     /// is told that the device is busy may come again after a minute.
     fn wait_for_memory(&self, at: Ipa) -> Step {
-        let memory = self.0.space.memory();
+        let memory = self.0.space().memory();
         if memory.counts().retired == 0 {
             return Step::OutOfMemory;
         }
@@ -55,6 +60,7 @@ impl PlugHands {
     }
 }
 
+#[cfg(target_os = "none")]
 impl Guest {
     /// Returns how many bytes are plugged, beyond what the guest has from the start.
     pub fn plugged(&self) -> u64 {

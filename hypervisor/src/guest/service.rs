@@ -1,9 +1,9 @@
 //! What a guest asks of Sluice itself: the ranges that it has, and memory that comes and goes by the range.
 
-use super::Guest;
+use super::holder::remove_step;
 use crate::addr::{Ipa, IpaRange, PAGE_SIZE, byte_count};
 use crate::service::{Call, FEATURES, UID, VERSION, Wish, result};
-use crate::stage2::{AddError, Fill, Mark};
+use crate::stage2::{AddError, Fill, Space};
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
 
@@ -32,6 +32,7 @@ impl Service {
     }
 
     /// Forgets the guest, whose machine was made anew.
+    #[cfg(target_os = "none")]
     pub(super) fn power_on(&self) {
         self.listens.store(false, Ordering::Relaxed);
         self.wish(None);
@@ -52,7 +53,7 @@ impl Service {
 }
 
 /// What a call returns in x0 to x3.
-type Answer = [u64; 4];
+pub type Answer = [u64; 4];
 
 const fn plain(result: i64) -> Answer {
     [result as u64, 0, 0, 0]
@@ -64,9 +65,29 @@ fn progress(range: &IpaRange, next: Option<Ipa>) -> (Answer, IpaRange) {
     ([result::SUCCESS as u64, byte_count(&done), 0, 0], done)
 }
 
-impl Guest {
-    /// Carries out a call of the service, or a bounded piece of it.
-    pub fn serve(&self, call: Call) -> Answer {
+/// A guest that calls.
+struct Caller<'a, T> {
+    service: &'a Service,
+    space: &'a Space<'static>,
+    /// Says whether somebody else has a range: the memory device.
+    is_taken: T,
+}
+
+impl Service {
+    /// Carries out a call of the guest that has `space`, or a bounded piece of it. `is_taken` says of a range whether
+    /// the guest's memory device has it.
+    pub fn serve(
+        &self,
+        space: &Space<'static>,
+        call: Call,
+        is_taken: impl Fn(&IpaRange) -> bool,
+    ) -> Answer {
+        Caller { service: self, space, is_taken }.serve(call)
+    }
+}
+
+impl<T: Fn(&IpaRange) -> bool> Caller<'_, T> {
+    fn serve(&self, call: Call) -> Answer {
         match call {
             Call::Uid => UID.map(u64::from),
             Call::Revision => [VERSION.0, VERSION.1, 0, 0],
@@ -110,17 +131,8 @@ impl Guest {
         [result::SUCCESS as u64, range.start.as_u64(), byte_count(&range), number]
     }
 
-    /// Says why `range` is not to be added or taken by its address: the memory device has it.
-    pub fn range_is_taken(&self, range: &IpaRange) -> bool {
-        let Some(device) = &self.memory_device else { return false };
-        let region = self.space.hotplug();
-        let outside = range.end <= region.start || region.end <= range.start;
-        let device = device.lock();
-        !outside && (device.is_live() || device.device().plugged() > 0)
-    }
-
     fn add_some(&self, range: &IpaRange) -> Answer {
-        if self.range_is_taken(range) {
+        if (self.is_taken)(range) {
             return plain(result::DENIED);
         }
         if !self.space.is_addable(range) {
@@ -150,13 +162,13 @@ impl Guest {
     }
 
     fn release_some(&self, range: &IpaRange) -> Answer {
-        if self.range_is_taken(range) {
+        if (self.is_taken)(range) {
             return plain(result::DENIED);
         }
         if !self.space.is_addable(range) {
             return plain(result::INVALID_PARAMETER);
         }
-        match self.remove_step(range.clone()) {
+        match remove_step(self.space, range.clone()) {
             Some(next) => {
                 let (answer, done) = progress(range, next);
                 self.service.done(&done);
@@ -165,13 +177,26 @@ impl Guest {
             None => plain(result::NO_MEMORY),
         }
     }
+}
 
-    /// Takes what the guest has at the beginning of `range`: a bounded piece, which none of its CPUs reaches when
-    /// this returns. Returns where to go on, if anywhere; `None` where there is no frame for a table.
+#[cfg(target_os = "none")]
+impl super::Guest {
+    /// Carries out a call of the service, or a bounded piece of it.
+    pub fn serve(&self, call: Call) -> Answer {
+        self.service.serve(&self.space, call, |range| self.range_is_taken(range))
+    }
+
+    /// Says why `range` is not to be added or taken by its address: the memory device has it.
+    pub fn range_is_taken(&self, range: &IpaRange) -> bool {
+        let Some(device) = &self.memory_device else { return false };
+        let region = self.space.hotplug();
+        let outside = range.end <= region.start || region.end <= range.start;
+        let device = device.lock();
+        !outside && (device.is_live() || device.device().plugged() > 0)
+    }
+
+    /// Takes what the guest has at the beginning of `range`, as [`remove_step`] does.
     pub fn remove_step(&self, range: IpaRange) -> Option<Option<Ipa>> {
-        let taken = self.space.take_range(range, Mark::Unplugged).ok()?;
-        let next = taken.next;
-        taken.flushed.retire();
-        Some(next)
+        remove_step(&self.space, range)
     }
 }
