@@ -264,7 +264,7 @@ find_accelerator() {
     if ! said=$(ask kvm-gic3 try_kvm gic-version=3); then
         reason=$(first_words "$said")
         if ask kvm-gic2 try_kvm gic-version=2 >/dev/null; then
-            reason='KVM offers a GICv2 only, and what is to run under it wants a GICv3'
+            reason='KVM offers a GICv2 only, and what is to run under it is tested with a GICv3'
         fi
         return
     fi

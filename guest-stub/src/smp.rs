@@ -66,8 +66,10 @@ pub fn join(machine: &Machine, index: usize) -> Result<(), Refused> {
     let affinity = machine.cpus().get(index).copied().unwrap_or(!0);
     let mut state = OFF;
     let off = time::poll(10_000_000, || {
+        // In this order: an OFF that was read before the work was done may be that from before the CPU came up.
+        let done = !BUSY[index.min(MAX_CPUS - 1)].load(Ordering::Acquire);
         state = firmware::affinity_info(affinity);
-        state == OFF && !BUSY[index.min(MAX_CPUS - 1)].load(Ordering::Acquire)
+        done && state == OFF
     });
     if off { Ok(()) } else { Err(Refused::StillOn(state)) }
 }

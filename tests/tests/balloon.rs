@@ -13,7 +13,7 @@ const FULL: u64 = 1024 * MIB;
 const HALF: u64 = 512 * MIB;
 
 /// How long a guest under load may take to give 512 MiB or take them back.
-const MOVE: Duration = Duration::from_secs(180);
+const MOVE: Duration = Duration::from_secs(600);
 
 fn booted(name: &str, kernel: &str) -> Outcome<Machine> {
     let mut machine = Plan::new(name, &[linux(kernel)?])?.append("when-off=stay").start()?;
