@@ -18,7 +18,7 @@ use crate::system::{self, System};
 use crate::{heap, logger, sched};
 use core::fmt::Write;
 use memory::Plan;
-use sluice_platform::{Machine, Uart};
+use sluice_platform::{Cpu, Machine, Start, Uart};
 
 const DEVICE_TREE_MAGIC: u32 = 0xd00d_feed;
 /// The largest device tree: what the boot protocol allows.
@@ -62,6 +62,14 @@ fn conduit(conduit: sluice_platform::Conduit) -> cpu::Conduit {
     }
 }
 
+/// Returns how `cpu` is started; `None` where nobody says.
+fn way(machine: &Machine, cpu: &Cpu) -> Option<cpu::Way> {
+    match cpu.start {
+        Start::Psci => machine.conduit.map(conduit).map(cpu::Way::Psci),
+        Start::SpinTable(release) => Some(cpu::Way::SpinTable(release)),
+    }
+}
+
 /// Says why Sluice cannot run here, by whatever means there is, and ends the machine.
 fn refuse(blob: Option<&[u8]>, level: u8, why: &dyn core::fmt::Display) -> ! {
     let (console, way) = blob.map_or((None, None), Machine::last_resort);
@@ -71,7 +79,7 @@ fn refuse(blob: Option<&[u8]>, level: u8, why: &dyn core::fmt::Display) -> ! {
         let _ = write!(console, "sluice: {why}\r\n");
     }
     let way = way.map_or(if level == 2 { cpu::Conduit::Smc } else { cpu::Conduit::Hvc }, conduit);
-    cpu::power_off(way)
+    cpu::power_off(Some(way))
 }
 
 /// The first CPU, with stage 1 off, on its own stack.
@@ -106,7 +114,7 @@ pub fn primary(entry: Entry) -> ! {
             let mut console = EarlyUart(&machine.uart);
             // Nothing is left to do where even that fails.
             let _ = write!(console, "sluice: this CPU lacks {missing}\r\n");
-            cpu::power_off(conduit(machine.conduit))
+            cpu::power_off(machine.conduit.map(conduit))
         }
     };
     // SAFETY: the device tree says that it is there, it is mapped, and nobody else drives it.
@@ -148,6 +156,16 @@ fn map(machine: &Machine, plan: &Plan, tree: &PaRange) {
     let device = |range: &core::ops::Range<u64>| bytes(range.start, range.end - range.start);
     builder.device(device(&machine.uart.registers));
     gic::registers(&machine.gic, |range| builder.device(range));
+    // Several may share a page.
+    let mut last = None;
+    for cpu in &machine.cpus {
+        if let Start::SpinTable(release) = cpu.start {
+            let page = bytes(release, 8);
+            if last.replace(page.start) != Some(page.start) {
+                builder.device(page);
+            }
+        }
+    }
     for slot in &machine.virtio {
         builder.device(device(&slot.registers));
     }
@@ -182,8 +200,12 @@ fn start_cpus(system: &'static System) {
     let machine = system.machine();
     for (index, other) in machine.cpus.iter().enumerate().skip(1) {
         let Some(id) = CpuId::new(index) else { break };
-        match cpu::start(id, other.affinity, conduit(machine.conduit)) {
-            Ok(()) => system.wait_for_cpu(id),
+        let Some(way) = way(machine, other) else { continue };
+        match cpu::start(id, other.affinity, way) {
+            Ok(()) if system.wait_for_cpu(id) => {}
+            // It may yet come, and would take what the next is to find.
+            Ok(()) if matches!(way, cpu::Way::SpinTable(_)) => break,
+            Ok(()) => {}
             Err(error) => log::error!("CPU {index} was not turned on: PSCI says {error}"),
         }
     }

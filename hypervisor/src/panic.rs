@@ -75,7 +75,7 @@ fn end(message: fmt::Arguments<'_>, registers: Option<&OwnRegisters>) -> ! {
     say(format_args!("sluice: exit status 1\r\n"));
     match system::try_get() {
         Some(system) => system.power_off(),
-        None => cpu::power_off(cpu::Conduit::Smc),
+        None => cpu::power_off(Some(cpu::Conduit::Smc)),
     }
 }
 

@@ -178,16 +178,17 @@ impl System {
         self.cpus.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Waits until `cpu` runs, for a second at most.
-    pub fn wait_for_cpu(&self, cpu: CpuId) {
+    /// Waits until `cpu` runs, for a second at most. Says whether it does.
+    pub fn wait_for_cpu(&self, cpu: CpuId) -> bool {
         let deadline = time::now() + time::frequency();
         while self.cpus() <= cpu.index() {
             if time::now() > deadline {
                 log::error!("CPU {} was turned on and does not come", cpu.index());
-                return;
+                return false;
             }
             cpu::relax();
         }
+        true
     }
 
     /// Has `cpu` look at what changed: this one as well, for it may be running another of its vCPUs without a slice.
@@ -391,10 +392,10 @@ impl System {
 
     /// Ends the machine.
     pub fn power_off(&self) -> ! {
-        cpu::power_off(match self.machine.conduit {
+        cpu::power_off(self.machine.conduit.map(|conduit| match conduit {
             sluice_platform::Conduit::Smc => cpu::Conduit::Smc,
             sluice_platform::Conduit::Hvc => cpu::Conduit::Hvc,
-        })
+        }))
     }
 
     /// Has the machine end as soon as the first CPU comes to it.

@@ -4,7 +4,7 @@
 use crate::error::PlatformError;
 use crate::machine::{MAX_ARGUMENTS, Uart};
 use crate::reader;
-use crate::tree::{self, CellSizes};
+use crate::tree;
 use core::ops::Range;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
@@ -91,7 +91,7 @@ pub fn find_uart(tree: Fdt<'_>) -> Option<Uart> {
         return Some(uart);
     }
     let mut found = None;
-    tree::visit(tree, |node: &FdtNode<'_>, sizes: CellSizes| {
+    tree::visit(tree, |node, sizes| {
         if let Some(kind) = reader::uart_kind(node) {
             found = reader::uart(kind, node, sizes, cells).ok();
         }

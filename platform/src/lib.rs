@@ -12,6 +12,6 @@ mod tree;
 pub use error::PlatformError;
 pub use machine::{
     Conduit, Cpu, Gic, GicV2, GicV3, MAX_ARGUMENTS, MAX_CPUS, MAX_MEMORY_RANGES,
-    MAX_REDISTRIBUTORS, MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Machine, Timer, Uart, UartKind,
-    VirtioSlot,
+    MAX_REDISTRIBUTORS, MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Machine, Start, Timer, Uart,
+    UartKind, VirtioSlot,
 };

@@ -30,11 +30,22 @@ pub enum Conduit {
     Hvc,
 }
 
+/// How a CPU is started.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// By PSCI CPU_ON.
+    Psci,
+    /// By writing where it is to begin to this address, at which it looks after an event.
+    SpinTable(u64),
+}
+
 /// A CPU.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Cpu {
     /// MPIDR_EL1's affinity fields: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
     pub affinity: u64,
+    /// How it is started.
+    pub start: Start,
 }
 
 /// Which UART it is.
@@ -136,8 +147,8 @@ pub struct Machine {
     pub reserved: Vec<Range<u64>, MAX_RESERVED_RANGES>,
     /// The CPUs, in the order of their nodes until [`Machine::put_first`]; those beyond [`MAX_CPUS`] are left out, and stay off.
     pub cpus: Vec<Cpu, MAX_CPUS>,
-    /// How firmware is called.
-    pub conduit: Conduit,
+    /// How firmware is called, where there is any; then [`Start::Psci`] is possible.
+    pub conduit: Option<Conduit>,
     /// The console.
     pub uart: Uart,
     /// The interrupt controller.
@@ -179,13 +190,18 @@ impl Machine {
             // A model's name too long to keep is not worth failing for.
             let _ = model.push_str(text);
         }
+        let cpus = reader::cpus(tree)?;
+        // The first may be the one that boots, and only started in that case.
+        if found.conduit.is_none() && cpus.iter().any(|cpu| cpu.start == Start::Psci) {
+            return Err(PlatformError::MissingNode { what: "PSCI" });
+        }
         Ok(Self {
             model,
             memory: found.memory,
             offline: reader::offline(tree)?,
             reserved: reader::reserved(tree)?,
-            cpus: reader::cpus(tree)?,
-            conduit: found.conduit.ok_or(PlatformError::MissingNode { what: "PSCI" })?,
+            cpus,
+            conduit: found.conduit,
             uart: uart.ok_or(PlatformError::MissingNode {
                 what: "UART that is known here (PL011, Cadence)",
             })?,
@@ -208,7 +224,7 @@ impl Machine {
                     self.cpus.pop();
                 }
                 // There is room.
-                let _ = self.cpus.insert(0, Cpu { affinity });
+                let _ = self.cpus.insert(0, Cpu { affinity, start: Start::Psci });
             }
         }
     }

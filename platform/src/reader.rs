@@ -3,7 +3,7 @@
 use crate::error::PlatformError;
 use crate::machine::{
     Conduit, Cpu, Gic, GicV2, GicV3, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTORS,
-    MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Timer, Uart, UartKind, VirtioSlot,
+    MAX_RESERVED_RANGES, MAX_VIRTIO_SLOTS, Start, Timer, Uart, UartKind, VirtioSlot,
 };
 use crate::tree::{self, CellSizes, REG};
 use core::ops::Range;
@@ -53,7 +53,7 @@ impl Found {
         outcome.map(|()| found)
     }
 
-    fn look_at(&mut self, node: &FdtNode<'_>, sizes: CellSizes) -> Result<(), PlatformError> {
+    fn look_at(&mut self, node: &FdtNode<'_>, sizes: CellSizes<'_>) -> Result<(), PlatformError> {
         let is = |with| tree::is_compatible(node, with);
         if node.property("device_type").is_some_and(|kind| kind.value() == b"memory\0") {
             self.memory(node, sizes)?;
@@ -80,7 +80,7 @@ impl Found {
         Ok(())
     }
 
-    fn memory(&mut self, node: &FdtNode<'_>, sizes: CellSizes) -> Result<(), PlatformError> {
+    fn memory(&mut self, node: &FdtNode<'_>, sizes: CellSizes<'_>) -> Result<(), PlatformError> {
         let what = "ranges of memory";
         sizes.ranges(node, "memory", |range| {
             if range.is_empty() {
@@ -91,7 +91,7 @@ impl Found {
         })
     }
 
-    fn virtio(&mut self, node: &FdtNode<'_>, sizes: CellSizes) -> Result<(), PlatformError> {
+    fn virtio(&mut self, node: &FdtNode<'_>, sizes: CellSizes<'_>) -> Result<(), PlatformError> {
         const NODE: &str = "virtio-mmio slot";
         let registers = sizes.first_range(node, NODE)?;
         let (interrupt, edge) = first_interrupt(node, NODE, self.interrupt_cells)?;
@@ -149,7 +149,7 @@ fn is_gic_v2(node: &FdtNode<'_>) -> bool {
     GICV2.iter().any(|with| tree::is_compatible(node, with))
 }
 
-fn gic_v2(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
+fn gic_v2(node: &FdtNode<'_>, sizes: CellSizes<'_>) -> Result<Gic, PlatformError> {
     let mut ranges = Vec::<_, 4>::new();
     sizes.ranges(node, "GIC", |range| {
         // More than these four are nobody's.
@@ -165,7 +165,7 @@ fn gic_v2(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
     Ok(Gic::V2(GicV2 { distributor, cpu_interface, virtual_control, virtual_interface }))
 }
 
-fn gic_v3(node: &FdtNode<'_>, sizes: CellSizes) -> Result<Gic, PlatformError> {
+fn gic_v3(node: &FdtNode<'_>, sizes: CellSizes<'_>) -> Result<Gic, PlatformError> {
     let regions = tree::cell(node, "#redistributor-regions").unwrap_or(1) as usize;
     if regions > MAX_REDISTRIBUTORS {
         let what = "regions of redistributors";
@@ -235,7 +235,7 @@ pub fn uart_kind(node: &FdtNode<'_>) -> Option<UartKind> {
 pub fn uart(
     kind: UartKind,
     node: &FdtNode<'_>,
-    sizes: CellSizes,
+    sizes: CellSizes<'_>,
     cells: usize,
 ) -> Result<Uart, PlatformError> {
     let registers = sizes.first_range(node, "UART")?;
@@ -268,6 +268,29 @@ pub fn offline(tree: Fdt<'_>) -> Result<Vec<Range<u64>, MAX_MEMORY_RANGES>, Plat
     Ok(offline)
 }
 
+/// Reads how a CPU is started (Linux, Documentation/arch/arm64/booting.rst, and
+/// Documentation/devicetree/bindings/arm/cpus.yaml).
+fn start(cpu: &FdtNode<'_>) -> Result<Start, PlatformError> {
+    const RELEASE: &str = "cpu-release-addr";
+    let method = cpu.property("enable-method");
+    match method.as_ref().map(|method| method.value()) {
+        // A machine with one CPU need not say how it is started.
+        None | Some(b"psci\0") => Ok(Start::Psci),
+        Some(b"spin-table\0") => tree::number(cpu, RELEASE)
+            .filter(|address| address.is_multiple_of(8))
+            .map(Start::SpinTable)
+            .ok_or(PlatformError::Property {
+                node: "cpu",
+                property: RELEASE,
+                wanted: "an address that is a multiple of 8, where CPUs with enable-method \"spin-table\" look",
+            }),
+        Some(_) => Err(PlatformError::Unsupported {
+            what: "CPUs whose enable-method is neither PSCI nor a spin table",
+            needs: "Sluice needs firmware that starts them by one of these",
+        }),
+    }
+}
+
 /// Lists the CPUs that are not disabled.
 pub fn cpus(tree: Fdt<'_>) -> Result<Vec<Cpu, MAX_CPUS>, PlatformError> {
     let node = tree.find_node("/cpus").ok_or(PlatformError::MissingNode { what: "/cpus" })?;
@@ -278,14 +301,7 @@ pub fn cpus(tree: Fdt<'_>) -> Result<Vec<Cpu, MAX_CPUS>, PlatformError> {
         if !is_cpu || !tree::is_available(&cpu) {
             continue;
         }
-        // A machine with one CPU need not say how it is started.
-        let method = cpu.property("enable-method");
-        if method.is_some_and(|method| method.value() != b"psci\0") {
-            return Err(PlatformError::Unsupported {
-                what: "CPUs whose enable-method is not PSCI",
-                needs: "Sluice needs firmware that starts them by PSCI",
-            });
-        }
+        let start = start(&cpu)?;
         let affinity = cpu
             .property(REG)
             .and_then(|reg| tree::take_cells(&mut reg.value(), sizes.address))
@@ -295,7 +311,7 @@ pub fn cpus(tree: Fdt<'_>) -> Result<Vec<Cpu, MAX_CPUS>, PlatformError> {
                 wanted: "the affinity in as many cells as /cpus says",
             })?;
         // CPUs beyond those stay off.
-        if cpus.push(Cpu { affinity }).is_err() {
+        if cpus.push(Cpu { affinity, start }).is_err() {
             break;
         }
     }

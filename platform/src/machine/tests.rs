@@ -110,7 +110,7 @@ fn qemu_virt_is_made_out() {
     assert_eq!(machine.memory.len(), 1);
     assert_eq!(machine.memory[0], 0x4000_0000..0x1_4000_0000);
     assert_eq!(machine.cpus.len(), 2);
-    assert_eq!(machine.conduit, Conduit::Smc);
+    assert_eq!(machine.conduit, Some(Conduit::Smc));
     assert_eq!(machine.uart.registers.start, 0x900_0000);
     assert_eq!(machine.uart.interrupt, 33);
     let gic = gic_v3(&machine);
@@ -223,13 +223,46 @@ fn long_names_do_no_harm() {
 }
 
 #[test]
-fn a_bus_with_addresses_of_its_own_is_left_out() {
-    let translated = "bus@10000000 { ranges = <0 0x10000000 0x100000>;";
-    let source = BOARD.replacen("ranges;\n            serial", "serial", 1);
+fn addresses_are_translated_from_bus_to_bus() {
+    let source = BOARD.replacen(
+        "ranges;\n        intc",
+        "ranges = <0 0x40000000 0x20000000>;\n        intc",
+        1,
+    );
+    let inner = "ranges = <0x10010000 0x1010000 0x2000 0x10020000 0x1f0000 0x1000>;";
+    let source =
+        source.replacen("ranges;\n            serial", &format!("{inner}\n            serial"), 1);
+    let machine = Machine::from_device_tree(&compile(&source)).expect("it is good");
+    assert_eq!(gic_v3(&machine).distributor, 0x4800_0000..0x4801_0000);
+    assert_eq!(machine.uart.registers, 0x4101_1000..0x4101_2000);
+    assert_eq!(machine.virtio[0].registers, 0x401f_0000..0x401f_0200);
+    assert_eq!(machine.memory[0], 0x8000_0000..0x8800_0000, "no bus is above it");
+}
+
+#[test]
+fn what_a_bus_does_not_lead_to_is_left_out() {
+    let translated = "ranges = <0x20000000 0 0x100000>;";
+    let source = BOARD.replacen(
+        "ranges;\n            serial",
+        &format!("{translated}\n            serial"),
+        1,
+    );
     assert_ne!(source, BOARD);
-    let blob = compile(&source.replace("bus@10000000 {", translated));
     let missing = PlatformError::MissingNode { what: "UART that is known here (PL011, Cadence)" };
-    assert_eq!(Machine::from_device_tree(&blob), Err(missing));
+    assert_eq!(Machine::from_device_tree(&compile(&source)), Err(missing));
+    let source = BOARD.replacen("ranges;\n            serial", "serial", 1);
+    assert_eq!(Machine::from_device_tree(&compile(&source)), Err(missing));
+}
+
+#[test]
+fn cpus_may_spin_at_a_table() {
+    let spin = "enable-method = \"spin-table\"; cpu-release-addr = <0 0xd8>";
+    let source = BOARD.replace("enable-method = \"psci\"", spin).replace("arm,psci-1.0", "none");
+    let machine = Machine::from_device_tree(&compile(&source)).expect("it is good");
+    assert_eq!(machine.conduit, None);
+    assert!(machine.cpus.iter().all(|cpu| cpu.start == Start::SpinTable(0xd8)));
+    let said = complaint("enable-method = \"psci\"", &spin.replace("0xd8", "0xdc"));
+    assert!(said.contains("cpu-release-addr"), "{said}");
 }
 
 #[test]
@@ -281,9 +314,7 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
 
 #[test]
 fn what_cannot_be_driven_is_named() {
-    assert!(
-        complaint("enable-method = \"psci\"", "enable-method = \"spin-table\"").contains("PSCI")
-    );
+    assert!(complaint("enable-method = \"psci\"", "enable-method = \"other\"").contains("PSCI"));
     assert!(complaint("arm,psci-1.0", "arm,psci").contains("PSCI 0.2"));
 }
 
@@ -319,7 +350,7 @@ fn any_cpu_may_boot() {
     assert_eq!(affinities(&machine), [0x1_0000_0001, 0, 0x100], "it is the first already");
     machine.put_first(7);
     assert_eq!(affinities(&machine), [7, 0x1_0000_0001, 0, 0x100], "it is not listed");
-    while machine.cpus.push(Cpu { affinity: 1 }).is_ok() {}
+    while machine.cpus.push(Cpu { affinity: 1, start: Start::Psci }).is_ok() {}
     machine.put_first(8);
     assert_eq!(
         (machine.cpus.len(), affinities(&machine)[..3].to_vec()),

@@ -77,6 +77,12 @@ primary_entry:
 5:  wfe
     b       5b
 
+// A secondary CPU, from a spin table, with nothing in its registers.
+.global spin_entry
+spin_entry:
+    adrp    x0, SPIN_START
+    ldr     x0, [x0, :lo12:SPIN_START]
+
 // A secondary CPU, from PSCI CPU_ON: x0 is the address of its `SecondaryStart`.
 .global secondary_entry
 secondary_entry:

@@ -5,6 +5,7 @@ use aarch64_cpu::asm;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL2, Writeable};
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The largest number of CPUs.
@@ -188,8 +189,13 @@ static SECONDARY_START: [SecondaryStart; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
+/// The address of the [`SecondaryStart`] of the CPU that leaves a spin table next.
+#[unsafe(no_mangle)]
+static SPIN_START: AtomicU64 = AtomicU64::new(0);
+
 unsafe extern "C" {
     fn secondary_entry();
+    fn spin_entry();
 }
 
 /// How PSCI is called on this machine.
@@ -201,12 +207,22 @@ pub enum Conduit {
     Hvc,
 }
 
-/// Starts `cpu`, whose affinity is `mpidr`, at `secondary_main`.
+/// How another CPU is started.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By PSCI CPU_ON.
+    Psci(Conduit),
+    /// By writing where to begin to this address, which is mapped.
+    SpinTable(u64),
+}
+
+/// Starts `cpu`, whose affinity is `mpidr`, at `secondary_main`. At a spin table, only after all that were started
+/// before have come.
 ///
 /// # Errors
 ///
 /// PSCI's answer, where it is not SUCCESS (PSCI 1.1, section 5.6).
-pub fn start(cpu: CpuId, mpidr: u64, conduit: Conduit) -> Result<(), smccc::psci::Error> {
+pub fn start(cpu: CpuId, mpidr: u64, way: Way) -> Result<(), smccc::psci::Error> {
     let start = &SECONDARY_START[cpu.index()];
     let Some(registers) = super::stage1::registers(cpu) else {
         return Err(smccc::psci::Error::InternalFailure);
@@ -218,24 +234,37 @@ pub fn start(cpu: CpuId, mpidr: u64, conduit: Conduit) -> Result<(), smccc::psci
     start.stack.store(stack_top(cpu).addr() as u64, Ordering::Relaxed);
     start.per_cpu.store(core::ptr::from_ref(per_cpu(cpu)).addr() as u64, Ordering::Relaxed);
     // The new CPU reads it with its caches off.
-    let bytes = core::ptr::NonNull::from_ref(start).cast::<u8>();
+    let bytes = NonNull::from_ref(start).cast::<u8>();
     // SAFETY: the bytes are those of a static.
     unsafe { super::memory::clean_to_poc(bytes, size_of::<SecondaryStart>()) };
     let entry = secondary_entry as *const () as u64;
     let argument = bytes.as_ptr().addr() as u64;
-    match conduit {
-        Conduit::Smc => smccc::psci::cpu_on::<smccc::Smc>(mpidr, entry, argument),
-        Conduit::Hvc => smccc::psci::cpu_on::<smccc::Hvc>(mpidr, entry, argument),
+    match way {
+        Way::Psci(Conduit::Smc) => smccc::psci::cpu_on::<smccc::Smc>(mpidr, entry, argument),
+        Way::Psci(Conduit::Hvc) => smccc::psci::cpu_on::<smccc::Hvc>(mpidr, entry, argument),
+        Way::SpinTable(release) => {
+            SPIN_START.store(argument, Ordering::Relaxed);
+            // SAFETY: the bytes are those of a static.
+            unsafe { super::memory::clean_to_poc(NonNull::from_ref(&SPIN_START).cast(), 8) };
+            let entry = spin_entry as *const () as u64;
+            let release = core::ptr::with_exposed_provenance_mut::<u64>(release as usize);
+            // SAFETY: the device tree says that the CPU looks there, and it is mapped without a cache.
+            unsafe { release.write_volatile(entry) };
+            asm::barrier::dsb(asm::barrier::SY);
+            asm::sev();
+            Ok(())
+        }
     }
 }
 
-/// Ends the machine by PSCI SYSTEM_OFF; does not return where the firmware knows it.
-pub fn power_off(conduit: Conduit) -> ! {
+/// Ends the machine by PSCI SYSTEM_OFF; where there is no firmware that knows it, all that ends is this CPU.
+pub fn power_off(conduit: Option<Conduit>) -> ! {
     crate::trace::end();
     // There is nobody left to tell that it failed.
     let _ = match conduit {
-        Conduit::Smc => smccc::psci::system_off::<smccc::Smc>(),
-        Conduit::Hvc => smccc::psci::system_off::<smccc::Hvc>(),
+        Some(Conduit::Smc) => smccc::psci::system_off::<smccc::Smc>(),
+        Some(Conduit::Hvc) => smccc::psci::system_off::<smccc::Hvc>(),
+        None => Ok(()),
     };
     halt()
 }
