@@ -116,8 +116,8 @@ impl<'a> CellSizes<'a> {
 
     /// Returns what `range` is to the CPUs; `None` where they cannot reach it.
     fn translate(&self, range: Range<u64>) -> Option<Range<u64>> {
-        let buses = self.buses.iter().rev().flatten();
-        buses.fold(Some(range), |range, bus| bus.translate(range?))
+        let mut buses = self.buses.iter().rev().flatten();
+        buses.try_fold(range, |range, bus| bus.translate(range))
     }
 
     /// Says whether the CPUs reach the registers of `node`, if it has any.
