@@ -84,7 +84,11 @@ impl<'m> Space<'m> {
     /// has changed.
     pub fn take_range(&self, range: IpaRange, mark: Mark) -> Result<Taken<'_>, TakeError> {
         self.check(&range)?;
-        self.take(self.widen(range, mark), Leave::Mark(mark))
+        let last = Ipa::from_page(range.end.page().saturating_sub(1)).max(range.start);
+        let mut taken = self.take(self.widen(range, mark), Leave::Mark(mark))?;
+        // Of what lies beyond its end nobody can ask for the rest. Who asks for the last page again comes to it.
+        taken.next = taken.next.map(|next| next.min(last));
+        Ok(taken)
     }
 
     /// Takes all that is mapped in `range` out of the space, for a guest that says it is free: what is

@@ -1,6 +1,6 @@
 //! One operation at a time.
 
-use super::super::{Level, Mark, PopulateError, Populated, TakeError, What};
+use super::super::{Fill, Level, Mark, PopulateError, Populated, TakeError, What};
 use super::*;
 use crate::addr::PAGE_SIZE;
 use crate::arch::tlb::{Invalidation, take_log};
@@ -394,4 +394,42 @@ fn a_step_that_ends_early_says_how_far_it_came() {
     }
     assert!(ended_early > 0);
     assert_sound(memory, &[&space]);
+}
+
+/// Whoever removes the last of what a guest can have is done when that is gone, however little of its last GiB is memory.
+#[test]
+fn removing_the_end_ends_there() {
+    let memory = memory(192 * MIB);
+    for (number, more) in [2, 130, 256, 512, 1022].into_iter().enumerate() {
+        let space = space_with_hotplug(memory, number, BLOCK_1G, BLOCK_1G + more * MIB);
+        let region = space.ram().end..space.extent().end;
+        let tables = memory.counts().guest(guest(number)).tables;
+        for piece in [2, 128] {
+            let start = Ipa::new(region.end.as_u64() - (piece * MIB).min(more * MIB));
+            let mut from = start;
+            while let Some(next) = space.add(from..region.end, Fill::Ready).unwrap().next {
+                from = next;
+            }
+            let mut rest = start..region.end;
+            let mut steps = 0;
+            loop {
+                steps += 1;
+                assert!(steps < 100, "{more} MiB: it does not end");
+                let taken = space.take_range(rest.clone(), Mark::Unplugged).unwrap();
+                let next = taken.next;
+                taken.flushed.retire();
+                match next {
+                    Some(next) => {
+                        assert!(rest.contains(&next), "{more} MiB: {next} of {rest:?}");
+                        rest.start = next;
+                    }
+                    None => break,
+                }
+            }
+            settle(memory);
+            assert_eq!(space.present(region.clone()), 0);
+            assert_eq!(memory.counts().guest(guest(number)).tables, tables, "a table is left");
+            assert_sound(memory, &[&space]);
+        }
+    }
 }
