@@ -33,6 +33,14 @@ pub struct Features {
     pub lor: bool,
     /// FEAT_RAS: HCR_EL2.TERR traps it.
     pub ras: bool,
+    /// FEAT_VHE: EL2 could be used as EL1 is; Sluice does not.
+    pub vhe: bool,
+    /// FEAT_PAN, which is the guest's.
+    pub pan: bool,
+    /// FEAT_BTI, which is the guest's.
+    pub bti: bool,
+    /// FEAT_PAuth, which is the guest's.
+    pub pauth: bool,
     /// The block that DC ZVA zeroes in bytes; 0 where it is prohibited.
     pub zva_bytes: u32,
     /// The smallest data cache line in bytes.
@@ -67,6 +75,10 @@ pub fn features() -> &'static Features {
         sme: false,
         lor: false,
         ras: false,
+        vhe: false,
+        pan: false,
+        bti: false,
+        pauth: false,
         zva_bytes: 0,
         cache_line: 16,
     };
@@ -89,11 +101,19 @@ pub fn detect_features(gic: &Gic) -> Result<&'static Features, MissingFeature> {
     let pfr0 = ID_AA64PFR0_EL1.get();
     let pfr1 = mrs!("ID_AA64PFR1_EL1");
     let isar0 = mrs!("ID_AA64ISAR0_EL1");
+    let isar1 = mrs!("ID_AA64ISAR1_EL1");
+    // By their encodings, for compilers that do not know the names: ID_AA64ISAR2_EL1, ID_AA64MMFR4_EL1.
+    let isar2 = mrs!("S3_0_C0_C6_2");
+    let mmfr4 = mrs!("S3_0_C0_C7_4");
     let dczid = mrs!("DCZID_EL0");
     let ctr = mrs!("CTR_EL0");
 
     if matches!(gic, Gic::V3(_)) && field(pfr0, 24) == 0 {
         return Err(MissingFeature("a GICv3 CPU interface in system registers"));
+    }
+    // E2H0: a negative number where HCR_EL2.E2H is fixed to 1.
+    if field(mmfr4, 24) >= 8 {
+        return Err(MissingFeature("an HCR_EL2.E2H that can be 0 (FEAT_E2H0)"));
     }
     // Stage 1: 0 is supported, 0xf is not; stage 2: 0 says as stage 1, 1 not, 2 and up supported.
     if field(mmfr0, 28) == 0xf || field(mmfr0, 40) == 1 {
@@ -123,6 +143,10 @@ pub fn detect_features(gic: &Gic) -> Result<&'static Features, MissingFeature> {
         sme: field(pfr1, 24) >= 1,
         lor: field(mmfr1, 16) >= 1,
         ras: field(pfr0, 28) >= 1,
+        vhe: field(mmfr1, 8) >= 1,
+        pan: field(mmfr1, 20) >= 1,
+        bti: field(pfr1, 0) >= 1,
+        pauth: field(isar1, 4) | field(isar1, 8) | field(isar2, 12) != 0,
         zva_bytes: if dczid & 0x10 != 0 { 0 } else { 4 << (dczid & 0xf) },
         cache_line: 4 << ((ctr >> 16) & 0xf),
     }))
@@ -131,17 +155,22 @@ pub fn detect_features(gic: &Gic) -> Result<&'static Features, MissingFeature> {
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-bit PA, {}-bit VMID", self.pa_bits, self.vmid_bits)?;
-        if self.tlb_range {
-            f.write_str(", TLBI ranges")?;
-        }
         if self.bbm_level > 0 {
             write!(f, ", BBM level {}", self.bbm_level)?;
         }
-        if self.access_flag {
-            f.write_str(", HAFDBS")?;
-        }
-        if self.s2fwb {
-            f.write_str(", S2FWB")?;
+        let named = [
+            (self.tlb_range, "TLBI ranges"),
+            (self.access_flag, "HAFDBS"),
+            (self.s2fwb, "S2FWB"),
+            (self.vhe, "VHE"),
+            (self.pan, "PAN"),
+            (self.bti, "BTI"),
+            (self.pauth, "PAuth"),
+            (self.sve, "SVE"),
+            (self.ras, "RAS"),
+        ];
+        for (_, name) in named.iter().filter(|(has, _)| *has) {
+            write!(f, ", {name}")?;
         }
         Ok(())
     }
