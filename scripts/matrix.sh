@@ -6,6 +6,9 @@ fetch_matrix() {
     local kernel name suite package unpacked=$SLUICE_CACHE/u-boot.$$
     for kernel in newest:sid:linux-image-cloud-arm64 full:trixie:linux-image-arm64 16k:trixie:linux-image-arm64-16k; do
         IFS=: read -r name suite package <<< "$kernel"
+        if [ "$name" = full ] && [ ! -e "$SLUICE_CACHE/kernels/full/dtbs" ]; then
+            rm -rf "$SLUICE_CACHE/kernels/full"
+        fi
         [ -e "$SLUICE_CACHE/kernels/$name/Image" ] || fetch_kernel "$name" "$suite" "$package"
     done
     if [ ! -e "$SLUICE_CACHE/u-boot.bin" ]; then

@@ -171,6 +171,11 @@ fetch_kernel() {
         [ -z "$file" ] || echo "$module" >> "$into.new/modules/order"
     done
     cp "$(find "$unpacked" -name 'vmlinuz*' -type f -print -quit)" "$into.new/Image"
+    # The kernel for all machines comes with the device trees of those that the matrix has.
+    for file in $(find "$unpacked" -name zynqmp-zcu102-rev1.0.dtb -o -name bcm2711-rpi-4-b.dtb); do
+        mkdir -p "$into.new/dtbs"
+        cp "$file" "$into.new/dtbs/"
+    done
     echo "$package" > "$into.new/package"
     rm -rf "$unpacked" "$into"
     mv "$into.new" "$into"

@@ -16,7 +16,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).into()
 }
 
-fn cache() -> PathBuf {
+/// The folder that downloads are kept in: `SLUICE_CACHE`, or `build/cache`.
+pub fn cache() -> PathBuf {
     env::var_os("SLUICE_CACHE").map_or_else(|| root().join("build/cache"), PathBuf::from)
 }
 

@@ -45,7 +45,7 @@ pub struct Plan {
     kernel: Option<PathBuf>,
     initrd: Initrd,
     append: String,
-    hypervisor: bool,
+    control: bool,
     echo: bool,
     extra: Vec<OsString>,
 }
@@ -75,7 +75,7 @@ impl Plan {
             kernel: Some(artefacts::image(image)?),
             initrd: Initrd::Bundle(bundle(guests)?),
             append: String::new(),
-            hypervisor: true,
+            control: true,
             echo: false,
             extra: Vec::new(),
         })
@@ -95,7 +95,7 @@ impl Plan {
             cpus: guest.vcpus,
             memory: format!("{}M", guest.memory >> 20),
             board: "virt,gic-version=3".into(),
-            hypervisor: false,
+            control: false,
             accelerator: Accelerator::of_bare_machines(),
             ..Self::new(name, &[])?
         })
@@ -191,6 +191,13 @@ impl Plan {
         self.option("-icount").option("shift=0,sleep=off").option("-seed").option("1")
     }
 
+    /// Leaves the control port out, on a machine that has no virtio devices.
+    #[must_use]
+    pub fn without_control(mut self) -> Self {
+        self.control = false;
+        self
+    }
+
     /// Adds a word to QEMU's command line.
     #[must_use]
     pub fn option(mut self, word: impl Into<OsString>) -> Self {
@@ -254,7 +261,7 @@ impl Machine {
             }
         }
         let port = scratch.join("control");
-        if plan.hypervisor {
+        if plan.control {
             command
                 .args(["-global", "virtio-mmio.force-legacy=false"])
                 .args(["-device", "virtio-serial-device"])
@@ -275,7 +282,7 @@ impl Machine {
         };
         let console = Console::follow(output, File::create(&log)?, plan.echo);
         let mut machine = Self { console, child, keyboard, control: None, scratch, log };
-        if plan.hypervisor {
+        if plan.control {
             match Control::connect(&port, Duration::from_secs(60)) {
                 Ok(control) => machine.control = Some(control),
                 Err(error) => {

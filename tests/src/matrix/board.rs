@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::artefacts::cache;
 use crate::ensure;
 use crate::failure::Outcome;
 
@@ -18,8 +19,16 @@ pub struct Board {
     pub options: &'static [&'static str],
     /// What is added to the device tree's source.
     pub tree: Option<&'static str>,
+    /// The device tree, for a machine that QEMU makes none for: a file of Debian's kernel package.
+    pub file: Option<&'static str>,
+    /// Its CPUs' model and their number, where it has no others.
+    pub cpus: Option<(&'static str, u32)>,
+    /// Says that it has no virtio devices, and so no control port.
+    pub bare: bool,
     /// The MiB that it must have, where it matters.
     pub memory: Option<u64>,
+    /// How many of these there are guests for, where that is less: the device tree may not offer all.
+    pub room: Option<u64>,
     /// The bytes that nobody may have.
     pub reserved: u64,
     /// How many of its CPUs the device tree does not offer.
@@ -35,7 +44,11 @@ impl Board {
         machine: "virt,virtualization=on,gic-version=3",
         options: &[],
         tree: None,
+        file: None,
+        cpus: None,
+        bare: false,
         memory: None,
+        room: None,
         reserved: 0,
         without: 0,
         quick: false,
@@ -51,6 +64,11 @@ impl Board {
         words: &[String],
         folder: &Path,
     ) -> Outcome<Option<PathBuf>> {
+        if let Some(file) = self.file {
+            let path = cache().join("kernels/full/dtbs").join(file);
+            ensure!(path.exists(), "{} is not there; use `make matrix`", path.display());
+            return Ok(Some(path));
+        }
         let Some(change) = self.tree else { return Ok(None) };
         fs::create_dir_all(folder)?;
         let name = self.name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
@@ -76,7 +94,7 @@ fn run(command: &mut Command) -> Outcome {
 }
 
 /// The machines beside [`Board::VIRT`].
-pub const OTHERS: [Board; 13] = [
+pub const OTHERS: [Board; 15] = [
     Board {
         name: "virt, GICv2",
         machine: "virt,virtualization=on,gic-version=2",
@@ -185,6 +203,29 @@ pub const OTHERS: [Board; 13] = [
         name: "virt, one CPU disabled",
         tree: Some("&{/cpus/cpu@2} { status = \"fail\"; };"),
         without: 1,
+        ..Board::VIRT
+    },
+    Board {
+        name: "xlnx-zcu102",
+        machine: "xlnx-zcu102,virtualization=on",
+        file: Some("zynqmp-zcu102-rev1.0.dtb"),
+        cpus: Some(("cortex-a53", 4)),
+        bare: true,
+        memory: Some(4096),
+        room: Some(1024),
+        // What its firmware has for the two other cores.
+        reserved: 512 << 10,
+        ..Board::VIRT
+    },
+    Board {
+        name: "raspi4b",
+        machine: "raspi4b",
+        file: Some("bcm2711-rpi-4-b.dtb"),
+        cpus: Some(("cortex-a72", 4)),
+        bare: true,
+        // QEMU's has no less, of which its device tree offers 960 MiB.
+        memory: Some(2048),
+        room: Some(512),
         ..Board::VIRT
     },
     Board {

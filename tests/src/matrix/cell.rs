@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::board::Board;
+use super::by_console;
 use super::emulator::Emulator;
 use crate::artefacts::{build, linux};
 use crate::bundle::Guest;
@@ -73,7 +74,7 @@ impl Cell {
 
     /// The guest's memory in bytes: half of the machine's, as more is plugged.
     fn guest_memory(&self) -> u64 {
-        (self.memory * MIB / 2).min(MOST)
+        (self.board.room.unwrap_or(self.memory) * MIB / 2).min(MOST)
     }
 
     /// What is plugged, in bytes.
@@ -92,6 +93,9 @@ impl Cell {
 
     /// Says what this emulator has not, of what the cell needs.
     pub fn absent(&self, emulator: &Emulator) -> Option<&'static str> {
+        if !emulator.has_machine(self.board.machine) {
+            return Some("this QEMU has no such machine");
+        }
         (!emulator.has_model(self.cpu)).then_some("this QEMU has no such CPU")
     }
 
@@ -112,6 +116,10 @@ impl Cell {
         let all = machine.console.all();
         ensure!(!all.contains("not turned on"), "a CPU was not turned on");
         self.has_what_was_promised(&guest, said.1, said.2)?;
+        if self.board.bare {
+            by_console::moves_memory(&mut machine, guest.memory, self.more())?;
+            return Ok(Verdict::Well(features[1].clone()));
+        }
         self.reserved_is_nobodys(&mut machine)?;
         let all = machine.guest("linux")?.memory;
         ensure!(all == guest.memory, "it has {all} bytes at first");
@@ -164,6 +172,9 @@ impl Cell {
             &build().join("matrix").join(&log),
         )? {
             options.extend(["-dtb".into(), tree.display().to_string()]);
+        }
+        if self.board.bare {
+            plan = plan.without_control();
         }
         for word in options {
             plan = plan.option(word);

@@ -13,6 +13,7 @@ pub struct Emulator {
     /// What it calls its version.
     pub version: String,
     models: String,
+    machines: String,
 }
 
 impl Emulator {
@@ -28,7 +29,14 @@ impl Emulator {
         let version = said(&program, &["--version"]);
         let version = version.split_whitespace().nth(3).unwrap_or("of no version").into();
         let models = said(&program, &["-machine", "virt", "-cpu", "help"]);
-        Self { program, version, models }
+        let machines = said(&program, &["-machine", "help"]);
+        Self { program, version, models, machines }
+    }
+
+    /// Says whether it has the machine, which may have options.
+    pub fn has_machine(&self, machine: &str) -> bool {
+        let name = machine.split(',').next();
+        self.machines.lines().any(|line| line.split_whitespace().next() == name)
     }
 
     /// Says whether it has the CPU model.

@@ -1,6 +1,7 @@
 //! The matrix: which machines, CPUs, sizes and kernels are tried together, and what each cell must do.
 
 pub mod board;
+mod by_console;
 pub mod cell;
 pub mod emulator;
 pub mod table;
@@ -58,7 +59,8 @@ pub fn cells() -> Vec<Cell> {
     }
     for board in board::OTHERS {
         let memory = board.memory.unwrap_or(BASE.memory);
-        cells.push(Cell { board, cpus: 4, memory, quick: board.quick, ..BASE });
+        let (cpu, cpus) = board.cpus.unwrap_or((BASE.cpu, 4));
+        cells.push(Cell { board, cpu, cpus, memory, quick: board.quick, ..BASE });
     }
     cells
 }
