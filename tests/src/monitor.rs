@@ -13,6 +13,9 @@ use crate::machine::Machine;
 /// Bytes of a frame.
 pub const FRAME: u64 = 4096;
 
+/// How many bytes of each of Sluice's stacks must be left.
+const STACK_SPARE: u64 = 4096;
+
 /// How often something that changes by itself is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -206,6 +209,17 @@ impl Machine {
                 && number(&answer, "unsettled")? == 0;
             Ok(settled.then_some(answer))
         })
+    }
+
+    /// Returns how many bytes of Sluice's heap are used.
+    ///
+    /// # Errors
+    /// There is no answer, or a CPU came near the end of its stack.
+    pub fn heap_used(&mut self) -> Outcome<u64> {
+        let counters = self.ask("counters")?;
+        let unused = number(&counters, "stack_unused")?;
+        ensure!(unused >= STACK_SPARE, "only {unused} bytes of a CPU's stack were never used");
+        number(&counters, "heap_used")
     }
 
     /// Turns the continuous audit off when it has completed `rounds`.

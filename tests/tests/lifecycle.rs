@@ -10,7 +10,7 @@ use sluice_tests::bundle::{Guest, Population};
 use sluice_tests::ensure;
 use sluice_tests::failure::{Failure, Outcome};
 use sluice_tests::machine::{BOOT, COMMAND, Machine, Plan};
-use sluice_tests::monitor::{Owners, number, rows, text, wait_until};
+use sluice_tests::monitor::{Owners, rows, text, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -68,7 +68,7 @@ struct Footprint {
 
 fn footprint(machine: &mut Machine) -> Outcome<Footprint> {
     let Owners { free, hypervisor, .. } = machine.owners_at_rest()?;
-    let heap = number(&machine.ask("counters")?, "heap_used")?;
+    let heap = machine.heap_used()?;
     let guests = rows(&machine.ask("guests")?, "guests")?.len();
     Ok(Footprint { spare: free + hypervisor, heap, guests })
 }

@@ -237,7 +237,7 @@ impl Soak {
             let all = owners.accounted() == owners.total;
             Ok(all.then_some(owners.free + owners.hypervisor))
         })?;
-        Ok((spare, number(&machine.ask("counters")?, "heap_used")?))
+        Ok((spare, machine.heap_used()?))
     }
 
     /// Makes all guests and starts them, and waits until the load of Linux has found its data as it was.

@@ -8,6 +8,8 @@
 //! Where drivers written for QEMU's `virt` would notice the difference, this model does what QEMU
 //! does instead of what the manual says, and the line says so.
 
+use alloc::boxed::Box;
+use alloc::vec;
 use bitflags::bitflags;
 
 use super::Width;
@@ -112,9 +114,13 @@ impl Default for Pl011 {
 
 impl Pl011 {
     /// Makes one in its reset state (§3.2).
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
+        Self::at_reset(Ring::new())
+    }
+
+    fn at_reset(waiting: Ring) -> Self {
         Self {
-            waiting: Ring::new(),
+            waiting,
             receive_status: 0,
             low_power: 0,
             integer_divisor: 0,
@@ -130,7 +136,9 @@ impl Pl011 {
 
     /// Puts it back into its reset state; bytes that wait are dropped.
     pub fn power_on(&mut self) {
-        *self = Self::new();
+        // A guest's reset allocates nothing.
+        let Ring { entries, .. } = core::mem::take(&mut self.waiting);
+        *self = Self::at_reset(Ring { entries, ..Ring::default() });
     }
 
     /// Returns the level of the interrupt line (UARTINTR). To be copied to the interrupt
@@ -280,16 +288,17 @@ impl Pl011 {
 }
 
 /// Received bytes with their errors, first in, first out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ring {
-    entries: [u16; WAITING],
+    /// [`WAITING`] of them, which are too many for the stack of who makes a guest.
+    entries: Box<[u16]>,
     first: usize,
     length: usize,
 }
 
 impl Ring {
-    const fn new() -> Self {
-        Self { entries: [0; WAITING], first: 0, length: 0 }
+    fn new() -> Self {
+        Self { entries: vec![0; WAITING].into(), first: 0, length: 0 }
     }
 
     fn push(&mut self, entry: u16) -> bool {

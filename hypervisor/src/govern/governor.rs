@@ -138,6 +138,9 @@ pub fn snapshot(system: &'static System, number: usize) -> Option<Sample> {
 
 impl Governor {
     /// Does a step, and returns when the next one is due.
+    ///
+    /// Not inlined: what it needs of the stack would be taken of each guest's exit, and of each command's.
+    #[inline(never)]
     fn step(&mut self, system: &'static System, now: u64) -> u64 {
         let second = time::frequency();
         let mut due = u64::MAX;

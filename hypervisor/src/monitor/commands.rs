@@ -11,6 +11,7 @@ use super::report::{Column, Format, Report, Value};
 use super::top::Top;
 use super::transfer::Reclaim;
 use crate::addr::{BLOCK_1G, IpaRange, PAGE_SIZE};
+use crate::arch::cpu::CpuId;
 use crate::guest::{Guest, Stop};
 use crate::logger::{self, microseconds};
 use crate::mem::Use;
@@ -451,6 +452,8 @@ fn counters(system: &'static System, report: &mut Report<'_>) {
     report.value("exits", Value::Number(exits));
     report.value("heap_used", Value::Size(used as u64));
     report.value("heap_free", Value::Size(free as u64));
+    let unused = (0..system.cpus()).filter_map(CpuId::new).map(arch::cpu::stack_unused).min();
+    report.value("stack_unused", Value::Size(unused.unwrap_or(0)));
     report.value("image", Value::Size(arch::boot::image_bytes() as u64));
     report.value("ticks", Value::Number(arch::time::now()));
     report.value("ticks_a_second", Value::Number(arch::time::frequency()));

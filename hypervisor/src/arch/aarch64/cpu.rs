@@ -119,6 +119,20 @@ pub(super) fn stack_top(cpu: CpuId) -> *const u8 {
     }
 }
 
+/// Returns how many bytes at the end of the stack of `cpu` were never written.
+pub fn stack_unused(cpu: CpuId) -> u64 {
+    let (bottom, size) = match STACKS.get(cpu.index().wrapping_sub(1)) {
+        Some(stack) => (stack.bytes.get().cast::<u64>(), STACK_SIZE),
+        None => (BOOT_STACK.bytes.get().cast::<u64>(), BOOT_STACK_SIZE),
+    };
+    let is_zero = |&index: &usize| {
+        // SAFETY: the word is within the stack, which is aligned to pages. Its CPU may be writing it: then either is
+        // read, and either is an answer.
+        unsafe { bottom.wrapping_add(index).read_volatile() == 0 }
+    };
+    (0..size / size_of::<u64>()).take_while(is_zero).count() as u64 * size_of::<u64>() as u64
+}
+
 /// Makes the CPU that runs this the first one, number 0.
 pub(super) fn adopt_boot_cpu() {
     TPIDR_EL2.set(core::ptr::from_ref(per_cpu(CpuId(0))).addr() as u64);

@@ -1,7 +1,9 @@
 //! What all vCPUs share: the SPIs, where they are routed, and GICD_CTLR.
 
+use super::MAX_SPIS;
 use super::bank::{Bank, Bits, Groups, Word};
-use super::{MAX_SPIS, MAX_VCPUS};
+use alloc::boxed::Box;
+use core::iter::repeat_with;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -17,17 +19,16 @@ const ROUTER_BITS: u64 = 0xff_80ff_ffff;
 /// The distributor. SPIs are numbered by their word, from INTID 32 on, and their bit in it.
 #[derive(Debug)]
 pub(super) struct Distributor {
-    /// How many words of SPIs there are.
-    words: usize,
     /// GICD_CTLR.EnableGrp0 and EnableGrp1.
     pub(super) control: Word,
     /// vCPUs that may still be interrupted by what was disabled: GICD_CTLR.RWP is read as set
     /// until there are none.
     unsettled: AtomicU32,
-    banks: [Bank; WORDS],
+    /// A word of SPIs each. These three are as long as the guest needs, and too large for the stack of who makes it.
+    banks: Box<[Bank]>,
     /// Which SPIs go to each vCPU.
-    routed: [[Word; WORDS]; MAX_VCPUS],
-    routes: [Route; MAX_SPIS],
+    routed: Box<[[Word; WORDS]]>,
+    routes: Box<[Route]>,
     lock: SpinMutex<()>,
 }
 
@@ -41,21 +42,26 @@ struct Route {
     holder: AtomicU8,
 }
 
+impl Route {
+    fn new() -> Self {
+        Self {
+            register: AtomicU64::new(0),
+            target: AtomicU8::new(0),
+            holder: AtomicU8::new(NOBODY),
+        }
+    }
+}
+
 impl Distributor {
-    pub(super) fn new(words: usize) -> Self {
+    /// Makes one of `words` words of SPIs, for so many vCPUs.
+    pub(super) fn new(words: usize, vcpus: usize) -> Self {
+        let words = words.min(WORDS);
         let new = Self {
-            words: words.min(WORDS),
             control: Word::new(0),
             unsettled: AtomicU32::new(0),
-            banks: Default::default(),
-            routed: [const { [const { Word::new(0) }; WORDS] }; MAX_VCPUS],
-            routes: [const {
-                Route {
-                    register: AtomicU64::new(0),
-                    target: AtomicU8::new(0),
-                    holder: AtomicU8::new(NOBODY),
-                }
-            }; MAX_SPIS],
+            banks: repeat_with(Bank::default).take(words).collect(),
+            routed: repeat_with(Default::default).take(vcpus).collect(),
+            routes: repeat_with(Route::new).take(words * 32).collect(),
             lock: SpinMutex::new(()),
         };
         new.route_all_to_first();
@@ -76,7 +82,7 @@ impl Distributor {
     /// The words of SPIs that there are.
     #[inline(always)]
     pub(super) fn banks(&self) -> &[Bank] {
-        self.banks.get(..self.words).unwrap_or(&[])
+        &self.banks
     }
 
     /// The bank and bit of an SPI.
@@ -211,7 +217,7 @@ impl Distributor {
     }
 
     fn route_all_to_first(&self) {
-        for route in &self.routes {
+        for route in &*self.routes {
             route.register.store(0, Ordering::Relaxed);
             route.target.store(0, Ordering::Relaxed);
             route.holder.store(NOBODY, Ordering::Relaxed);

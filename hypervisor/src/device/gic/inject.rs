@@ -75,7 +75,7 @@ impl Gic {
         let sgi = Sgi(value);
         let mask = 1 << sgi.intid();
         let mut concerned = 0;
-        for target in Kick::from_bits(sgi.targets(vcpu, self.vcpus)) {
+        for target in Kick::from_bits(sgi.targets(vcpu, self.vcpus())) {
             concerned |= self.change_private(vcpu, target, |bank| {
                 let reached = register == SgiRegister::Sgi1 || bank.group1.get() & mask == 0;
                 let changed = if reached { mask & !bank.latch.get() } else { 0 };

@@ -61,6 +61,7 @@ pub use kick::Kick;
 pub use list::{ListRegister, ListRegisters, MAX_LIST_REGISTERS, State, hcr, vmcr};
 pub use place::Place;
 
+use alloc::boxed::Box;
 use bank::Bank;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
@@ -142,8 +143,7 @@ impl fmt::Display for ConfigError {
 pub struct Gic {
     guest: u8,
     version: Version,
-    vcpus: usize,
-    redistributors: [Redistributor; MAX_VCPUS],
+    redistributors: Box<[Redistributor]>,
     distributor: Distributor,
     /// Accesses that were ignored, for the log.
     ignored: AtomicU32,
@@ -170,9 +170,8 @@ impl Gic {
         let new = Self {
             guest,
             version,
-            vcpus,
-            redistributors: core::array::from_fn(|vcpu| Redistributor::new(vcpu == 0)),
-            distributor: Distributor::new(spis / 32),
+            redistributors: (0..vcpus).map(|vcpu| Redistributor::new(vcpu == 0)).collect(),
+            distributor: Distributor::new(spis / 32, vcpus),
             ignored: AtomicU32::new(0),
         };
         new.redistributors.iter().for_each(|own| new.enable_sgis(own));
@@ -187,8 +186,9 @@ impl Gic {
     }
 
     /// Returns the number of vCPUs.
+    #[inline(always)]
     pub fn vcpus(&self) -> usize {
-        self.vcpus
+        self.redistributors.len()
     }
 
     /// Says whether `vcpu` must [`sync`](Self::sync) before it enters its guest.
@@ -283,7 +283,7 @@ impl Gic {
     /// A vCPU's side, if there is such a vCPU.
     #[inline(always)]
     fn own(&self, vcpu: usize) -> Option<&Redistributor> {
-        self.redistributors.get(..self.vcpus)?.get(vcpu)
+        self.redistributors.get(vcpu)
     }
 
     /// The bank and bit of an interrupt as `vcpu` sees it; which word of SPIs it is in, if in one.
@@ -311,7 +311,7 @@ impl Gic {
 
     /// The vCPU that gets SPIs which any vCPU may get: the first that is powered on.
     fn any_vcpu(&self) -> usize {
-        let mut all = self.redistributors.iter().take(self.vcpus);
+        let mut all = self.redistributors.iter();
         all.position(Redistributor::is_powered).unwrap_or(0)
     }
 
@@ -325,7 +325,7 @@ impl Gic {
             for bit in 0..32 {
                 let router = distributor.router(word, bit);
                 if distributor.is_for_any(word, bit)
-                    && distributor.set_router(word, bit, router, self.vcpus, any)
+                    && distributor.set_router(word, bit, router, self.vcpus(), any)
                 {
                     concerned |= distributor.concerned(word, 1 << bit);
                 }

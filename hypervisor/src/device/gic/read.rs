@@ -129,7 +129,7 @@ impl Gic {
 
     /// GICR_TYPER: affinity, number, and whether it is the last redistributor; no LPIs.
     fn typer(&self, vcpu: usize) -> u64 {
-        let last = if vcpu + 1 == self.vcpus { 1 << 4 } else { 0 };
+        let last = if vcpu + 1 == self.vcpus() { 1 << 4 } else { 0 };
         (vcpu as u64) << 32 | (vcpu as u64) << 8 | last
     }
 }

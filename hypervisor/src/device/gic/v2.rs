@@ -22,13 +22,13 @@ const SGIS: u32 = 0xffff;
 impl Gic {
     /// The vCPUs as CPU interfaces.
     fn interfaces(&self) -> u32 {
-        (1 << self.vcpus) - 1
+        (1 << self.vcpus()) - 1
     }
 
     /// Routes SPIs as a GICv2 does at reset: nowhere, or where there is one vCPU, to it. Needs the distributor's
     /// lock, or that nobody else knows of the GIC.
     pub(super) fn reset_targets(&self) {
-        if self.version == Version::V2 && self.vcpus > 1 {
+        if self.version == Version::V2 && self.vcpus() > 1 {
             for word in 0..self.distributor.banks().len() {
                 for bit in 0..32 {
                     let _ = self.distributor.set_targets(word, bit, 0);
@@ -50,7 +50,7 @@ impl Gic {
         match (offset, width) {
             (place::GICD_CTLR, Width::Word) => Some(self.distributor.control.get().into()),
             (place::GICD_TYPER, Width::Word) => {
-                let (lines, interfaces) = (self.distributor.banks().len(), self.vcpus - 1);
+                let (lines, interfaces) = (self.distributor.banks().len(), self.vcpus() - 1);
                 Some((interfaces << 5 | lines) as u64)
             }
             (place::GICD_IIDR, Width::Word) => Some(IIDR),
@@ -78,7 +78,7 @@ impl Gic {
     /// ITARGETSR of an interrupt, as `vcpu` sees it: of its own ones, itself; with a single vCPU, always 0.
     fn targets(&self, vcpu: usize, intid: u32) -> u32 {
         match (intid / 32).checked_sub(1) {
-            _ if self.vcpus == 1 => 0,
+            _ if self.vcpus() == 1 => 0,
             None => 1 << vcpu,
             Some(word) => self.distributor.router(word as usize, intid % 32) as u32,
         }
@@ -140,7 +140,7 @@ impl Gic {
 
     fn write_targets(&self, intid: u32, targets: u32) -> u32 {
         let Some((word, _, mask)) = self.distributor.spi(intid) else { return 0 };
-        if self.vcpus == 1 {
+        if self.vcpus() == 1 {
             return 0;
         }
         let _lock = self.distributor.lock();

@@ -126,7 +126,7 @@ impl Gic {
         }
         let withdrawn = old & !value != 0;
         let mut concerned = 0;
-        for (other, own) in self.redistributors.iter().take(self.vcpus).enumerate() {
+        for (other, own) in self.redistributors.iter().enumerate() {
             concerned |= 1 << other;
             // A fill under the lock either was before, and is seen here, or sees the new value.
             let _listing = own.lock();
@@ -145,7 +145,7 @@ impl Gic {
         let any = self.any_vcpu();
         let _lock = distributor.lock();
         let value = value(distributor.router(word, bit));
-        if distributor.set_router(word, bit, value, self.vcpus, any) {
+        if distributor.set_router(word, bit, value, self.vcpus(), any) {
             distributor.concerned(word, 1 << bit)
         } else {
             0
