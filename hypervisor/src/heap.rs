@@ -4,8 +4,9 @@
 use core::cell::UnsafeCell;
 use linked_list_allocator::LockedHeap;
 
-/// The size of the heap in bytes; what guests should have is kept in it, where that is checked.
-const SIZE: usize = if cfg!(feature = "checking") { 16 << 20 } else { 192 << 10 };
+/// The size of the heap in bytes. The most guests, of the most vCPUs each, take 385,792 of them; the rest is for what the
+/// monitor does. What guests should have is kept in it too, where that is checked.
+const SIZE: usize = if cfg!(feature = "checking") { 16 << 20 } else { 512 << 10 };
 
 #[repr(C, align(4096))]
 struct Memory(UnsafeCell<[u8; SIZE]>);

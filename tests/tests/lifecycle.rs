@@ -150,6 +150,30 @@ fn a_pinned_guest_stays_where_it_is_to_run() -> Outcome {
     Ok(())
 }
 
+/// The most guests, of the most vCPUs, with all that a guest can have: Sluice's own heap has room for them.
+#[test]
+fn there_is_room_for_the_most_guests_of_the_most_vcpus() -> Outcome {
+    let all = (0..8).map(|number| {
+        let mut guest = held(&format!("guest-with-a-long-name-{number}"), "test=smccc")?;
+        (guest.vcpus, guest.maximum_memory) = (16, Some(1 << 30));
+        Ok(guest)
+    });
+    let all = all.collect::<Outcome<Vec<_>>>()?;
+    let mut machine = Plan::new("life-most", &all)?.cpus(16).append("when-off=stay").start()?;
+    let answer = machine.ask("guests")?;
+    ensure!(rows(&answer, "vcpus")?.len() == 8 * 16, "vCPUs are missing: {answer}");
+    println!("{} bytes of the heap are used", machine.heap_used()?);
+    for guest in &all {
+        machine.ask(&format!("start {}", guest.name))?;
+    }
+    for guest in &all {
+        comes_to(&mut machine, &guest.name, "off")?;
+    }
+    println!("{} bytes of the heap are used", machine.heap_used()?);
+    machine.audit_at_rest(0)?;
+    Ok(())
+}
+
 /// What a guest is made of comes back when it is destroyed: frames, tables, heap, and its number.
 #[test]
 fn guests_that_come_and_go_leave_nothing() -> Outcome {
