@@ -14,7 +14,7 @@ use crate::machine::Machine;
 pub const FRAME: u64 = 4096;
 
 /// How many bytes of each of Sluice's stacks must be left.
-const STACK_SPARE: u64 = 4096;
+const STACK_SPARE: u64 = 8192;
 
 /// How often something that changes by itself is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -190,10 +190,12 @@ impl Machine {
     /// Has the monitor audit, and gives what it saw.
     ///
     /// # Errors
-    /// It found something.
+    /// It found something, or a CPU has been near the end of its stack.
     pub fn audit(&mut self) -> Outcome<Value> {
         let answer = self.ask("audit")?;
         ensure!(answer.get("clean") == Some(&Value::Bool(true)), "the audit found: {answer}");
+        let unused = number(&self.ask("counters")?, "stack_unused")?;
+        ensure!(unused >= STACK_SPARE, "only {unused} bytes of a CPU's stack were never used");
         Ok(answer)
     }
 
@@ -214,12 +216,9 @@ impl Machine {
     /// Returns how many bytes of Sluice's heap are used.
     ///
     /// # Errors
-    /// There is no answer, or a CPU came near the end of its stack.
+    /// There is no answer.
     pub fn heap_used(&mut self) -> Outcome<u64> {
-        let counters = self.ask("counters")?;
-        let unused = number(&counters, "stack_unused")?;
-        ensure!(unused >= STACK_SPARE, "only {unused} bytes of a CPU's stack were never used");
-        number(&counters, "heap_used")
+        number(&self.ask("counters")?, "heap_used")
     }
 
     /// Turns the continuous audit off when it has completed `rounds`.

@@ -22,11 +22,22 @@ fn orders() -> (u32, u64) {
     (number("REQUESTS").unwrap_or(300_000) as u32, number("SEED").unwrap_or(1))
 }
 
-/// Four vCPUs make calls, spoil queues, registers and memory at random: no other guest is disturbed, and all frames are
-/// accounted for while they do, and back when they have gone.
 #[test]
 fn a_hostile_guest_harms_nobody_but_itself() -> Outcome {
     let (requests, seed) = orders();
+    attack("attack", 3, requests, seed)
+}
+
+/// The other GIC's registers, a tenth of the requests.
+#[test]
+fn a_hostile_guest_harms_nobody_but_itself_with_a_gicv2() -> Outcome {
+    let (requests, seed) = orders();
+    attack("attack-gicv2", 2, requests / 10, seed)
+}
+
+/// Four vCPUs make calls, spoil queues, registers and memory at random: no other guest is disturbed, and all frames are
+/// accounted for while they do, and back when they have gone.
+fn attack(name: &str, gic: u32, requests: u32, seed: u64) -> Outcome {
     println!("REQUESTS={requests} SEED={seed}");
     let mut beats = stub("test=beats")?;
     beats.name = "beats".into();
@@ -37,7 +48,8 @@ fn a_hostile_guest_harms_nobody_but_itself() -> Outcome {
     hostile.memory = 512 * MIB;
     hostile.maximum_memory = Some(768 * MIB);
     hostile.vcpus = 4;
-    let plan = Plan::new("attack", &[beats, hostile])?.cpus(4).append("when-off=stay");
+    let board = format!("virt,virtualization=on,gic-version={gic}");
+    let plan = Plan::new(name, &[beats, hostile])?.board(&board).cpus(4).append("when-off=stay");
     let mut machine = plan.start()?;
     machine.expect(BEAT, BOOT)?;
     machine.ask("audit continuous on")?;
