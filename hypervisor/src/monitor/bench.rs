@@ -13,7 +13,7 @@ use super::parse::Bench;
 use super::report::{Column, Report, Value};
 use crate::addr::{BLOCK_1G, BLOCK_2M, Ipa, IpaRange, PAGE_SIZE};
 use crate::arch::time;
-use crate::guest::Guest;
+use crate::guest::{Guest, State};
 use crate::mem::{Memory, Retiring};
 use crate::stage2::{AddError, Fill, Mark};
 use crate::system::System;
@@ -35,6 +35,16 @@ pub(super) fn bench(system: &'static System, what: Bench, report: &mut Report<'_
         return report.error(format_args!("there is no guest to measure with"), None);
     };
     let memory = system.memory();
+    // Theirs would be measured too, and waiting until nothing is retired would have no end.
+    if matches!(what, Bench::All | Bench::Offline | Bench::Hotplug)
+        && let Some(on) = system.guests().find(|guest| guest.state() != State::Off)
+    {
+        let name = on.name();
+        return report.error(
+            format_args!("guest {name} is on; only 'bench operations' measures beside guests"),
+            None,
+        );
+    }
     match what {
         Bench::All => {
             operations(memory, &guest, report);

@@ -25,7 +25,7 @@ fn machine(image: &str) -> Outcome<Machine> {
         .append(&format!("when-off=stay zeroed={}G", GIB_ADDED + 1))
         .counting()
         .start()?;
-    machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+    machine.control()?.event("off", PATIENCE)?;
     Ok(machine)
 }
 

@@ -28,7 +28,7 @@ fn measure(image: &str) -> Outcome<Vec<Row>> {
         .append("when-off=stay zeroed=1G")
         .counting()
         .start()?;
-    machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+    machine.control()?.event("off", PATIENCE)?;
     let answer = machine.control()?.ask_within("bench offline", PATIENCE)?;
     if let Some(error) = answer.get("error") {
         return Err(Failure::new(format!("the monitor's bench: {error}")));
