@@ -50,6 +50,14 @@ pub fn initramfs(version: &str) -> Outcome<PathBuf> {
     existing(build().join(format!("guests/initramfs-{version}.cpio")))
 }
 
+/// U-Boot for QEMU's `virt`.
+///
+/// # Errors
+/// It was not fetched.
+pub fn u_boot() -> Outcome<PathBuf> {
+    existing(cache().join("u-boot.bin"))
+}
+
 /// The default guest: Linux of this version, 2 CPUs, 1 GiB.
 ///
 /// # Errors

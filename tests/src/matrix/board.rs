@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::loader::Loader;
 use crate::artefacts::cache;
 use crate::ensure;
 use crate::failure::Outcome;
@@ -17,6 +18,8 @@ pub struct Board {
     pub machine: &'static str,
     /// Further words for QEMU.
     pub options: &'static [&'static str],
+    /// Who loads Sluice.
+    pub loader: Loader,
     /// What is added to the device tree's source.
     pub tree: Option<&'static str>,
     /// The device tree, for a machine that QEMU makes none for: a file of Debian's kernel package.
@@ -43,6 +46,7 @@ impl Board {
         name: "virt",
         machine: "virt,virtualization=on,gic-version=3",
         options: &[],
+        loader: Loader::Qemu,
         tree: None,
         file: None,
         cpus: None,
@@ -54,7 +58,8 @@ impl Board {
         quick: false,
     };
 
-    /// Changes the device tree that `emulator` makes with these `words`, and returns where the changed one is.
+    /// Changes the device tree that `emulator` makes with these `words`, adds `more`, and returns where the changed one
+    /// is; nothing where there is nothing to change.
     ///
     /// # Errors
     /// QEMU or dtc fails, and says why.
@@ -63,13 +68,17 @@ impl Board {
         emulator: &Path,
         words: &[String],
         folder: &Path,
+        more: &str,
     ) -> Outcome<Option<PathBuf>> {
         if let Some(file) = self.file {
             let path = cache().join("kernels/full/dtbs").join(file);
             ensure!(path.exists(), "{} is not there; use `make matrix`", path.display());
             return Ok(Some(path));
         }
-        let Some(change) = self.tree else { return Ok(None) };
+        let change = self.tree.unwrap_or_default();
+        if change.is_empty() && more.is_empty() {
+            return Ok(None);
+        }
         fs::create_dir_all(folder)?;
         let name = self.name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
         let file = |ending: &str| folder.join(format!("{name}.{ending}"));
@@ -80,6 +89,7 @@ impl Board {
         run(Command::new("dtc").args(["-q", "-O", "dts", "-o"]).arg(&source).arg(&made))?;
         let mut text = fs::read_to_string(&source)?;
         text.push_str(change);
+        text.push_str(more);
         fs::write(&source, text)?;
         run(Command::new("dtc").args(["-q", "-O", "dtb", "-o"]).arg(&changed).arg(&source))?;
         Ok(Some(changed))
@@ -94,7 +104,21 @@ fn run(command: &mut Command) -> Outcome {
 }
 
 /// The machines beside [`Board::VIRT`].
-pub const OTHERS: [Board; 15] = [
+pub const OTHERS: [Board; 18] = [
+    Board {
+        name: "virt, all loaded at odd places",
+        loader: Loader::Anywhere,
+        memory: Some(8192),
+        quick: true,
+        ..Board::VIRT
+    },
+    Board { name: "virt, started by U-Boot", loader: Loader::UBoot, ..Board::VIRT },
+    Board {
+        name: "virt, GICv2, started by U-Boot",
+        machine: "virt,virtualization=on,gic-version=2",
+        loader: Loader::UBoot,
+        ..Board::VIRT
+    },
     Board {
         name: "virt, GICv2",
         machine: "virt,virtualization=on,gic-version=2",

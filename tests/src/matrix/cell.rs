@@ -7,11 +7,13 @@ use serde_json::Value;
 use super::board::Board;
 use super::by_console;
 use super::emulator::Emulator;
+use super::loader::ARGUMENTS;
 use crate::artefacts::{build, linux};
-use crate::bundle::Guest;
+use crate::bundle::{Guest, bundle};
 use crate::ensure;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::machine::{COMMAND, Machine, Plan};
+use crate::monitor::number;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -108,7 +110,9 @@ impl Cell {
             return Ok(Verdict::Absent(why));
         }
         let guest = self.guest()?;
-        let mut machine = self.plan(emulator, &guest)?.start()?;
+        let bundle = bundle(std::slice::from_ref(&guest))?;
+        let mut machine = self.plan(emulator, &bundle)?.start()?;
+        self.board.loader.boot(&mut machine, &bundle)?;
         let cpus = machine.expect(r"(\d+) CPUs, ", COMMAND)?[1].parse::<u32>().ok();
         ensure!(cpus == Some(self.cpus - self.board.without), "it has {cpus:?} CPUs");
         let features = machine.expect(r"CPU: ([^\r\n]*)", COMMAND)?;
@@ -125,11 +129,8 @@ impl Cell {
         ensure!(all == guest.memory, "it has {all} bytes at first");
         machine.resize("linux", guest.memory - self.more() / 2, MOVE)?;
         machine.resize("linux", guest.memory, MOVE)?;
-        for command in ["plug", "unplug"] {
-            let command = format!("{command} linux {}M", self.more() / MIB);
-            let end = machine.control()?.do_whole(&command, MOVE)?;
-            ensure!(end.get("whole") == Some(&Value::Bool(true)), "{command}: {end}");
-        }
+        self.moves(&mut machine, "plug")?;
+        self.moves(&mut machine, "unplug")?;
         machine.audit_at_rest(1)?;
         machine.power_off_guest()?;
         machine.control()?.event("off", COMMAND)?;
@@ -140,16 +141,31 @@ impl Cell {
         Ok(Verdict::Well(features[1].clone()))
     }
 
+    /// Has all that can be plugged plugged or unplugged. What a busy guest has in use it gives at the second or third time.
+    fn moves(&self, machine: &mut Machine, command: &str) -> Outcome {
+        let mut left = self.more();
+        for _ in 0..3 {
+            let command = format!("{command} linux {}M", left / MIB);
+            let end = machine.control()?.do_whole(&command, MOVE)?;
+            if end.get("whole") == Some(&Value::Bool(true)) {
+                return Ok(());
+            }
+            left = number(&end, "left")?;
+        }
+        Err(Failure::new(format!("{command}: {left} bytes are left")))
+    }
+
     /// The machine, with Sluice and the guest.
-    fn plan(&self, emulator: &Emulator, guest: &Guest) -> Outcome<Plan> {
+    fn plan(&self, emulator: &Emulator, bundle: &[u8]) -> Outcome<Plan> {
         let log = format!("matrix-{}-{}", self.name(), emulator.version).replace([' ', ','], "-");
-        let mut plan = Plan::new(&log, std::slice::from_ref(guest))?
+        let mut plan = Plan::new(&log, &[])?
+            .raw_bundle(bundle.to_vec())
             .qemu(emulator.program.clone())
             .board(self.board.machine)
             .cpu(self.cpu)
             .cpus(self.cpus)
             .memory(&format!("{}M", self.memory))
-            .append("when-off=stay");
+            .append(ARGUMENTS);
         let mut options: Vec<String> = self.board.options.iter().map(|&word| word.into()).collect();
         if self.memory > LARGE {
             // The host gives it page by page, and need not have it all.
@@ -166,20 +182,14 @@ impl Cell {
             format!("{}M", self.memory),
         ]);
         words.extend(options.iter().cloned());
-        if let Some(tree) = self.board.changed_tree(
-            &emulator.program,
-            &words,
-            &build().join("matrix").join(&log),
-        )? {
-            options.extend(["-dtb".into(), tree.display().to_string()]);
-        }
         if self.board.bare {
             plan = plan.without_control();
         }
         for word in options {
             plan = plan.option(word);
         }
-        Ok(plan)
+        let folder = build().join("matrix").join(&log);
+        self.board.loader.prepare(plan, &self.board, &emulator.program, &words, &folder, bundle)
     }
 
     fn has_what_was_promised(&self, guest: &Guest, cpus: u32, memory: u64) -> Outcome {

@@ -4,6 +4,7 @@ pub mod board;
 mod by_console;
 pub mod cell;
 pub mod emulator;
+pub mod loader;
 pub mod table;
 
 use board::Board;
