@@ -115,7 +115,7 @@ impl Cell {
         self.board.loader.boot(&mut machine, &bundle)?;
         let cpus = machine.expect(r"(\d+) CPUs, ", COMMAND)?[1].parse::<u32>().ok();
         ensure!(cpus == Some(self.cpus - self.board.without), "it has {cpus:?} CPUs");
-        let features = machine.expect(r"CPU: ([^\r\n]*)", COMMAND)?;
+        let features = machine.expect(r"CPU: ([^\r\n]*)[\r\n]", COMMAND)?;
         let said = machine.shell()?;
         let all = machine.console.all();
         ensure!(!all.contains("not turned on"), "a CPU was not turned on");
