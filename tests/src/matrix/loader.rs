@@ -24,8 +24,9 @@ pub enum Loader {
 pub const ARGUMENTS: &str = "when-off=stay";
 /// Where the image goes, at no multiple of 2 MiB, above 4 GiB.
 const IMAGE: u64 = 0x1_2345_7000;
-/// Where the bundle goes, at no multiple of anything; the device tree begins in the page where it ends.
-const BUNDLE: u64 = 0x1_0765_4321;
+/// Where the bundle goes, at no multiple of anything, and from one GiB into the next; the device tree begins in the page
+/// where it ends.
+const BUNDLE: u64 = 0x1_3f65_4321;
 /// Where execution begins.
 const START: u64 = 0x4a00_0000;
 /// Where U-Boot is handed the image and the bundle.

@@ -181,20 +181,35 @@ impl Builder {
         *SHARED.lock() = Some(self);
     }
 
+    /// Says whether something is mapped in `region`.
+    fn has_mapped(&self, region: &MemoryRegion) -> bool {
+        let mut found = false;
+        let walked = self.0.walk_range(region, &mut |_, entry, _| {
+            found |= entry.is_valid();
+            Ok(())
+        });
+        walked.expect("the range is in 48 bits of address");
+        found
+    }
+
     /// Makes the tables down to level 2 for all of `memory`.
     fn cover(&mut self, memory: &PaRange) {
         let mut at = memory.start.align_down(BLOCK_1G);
         while at < memory.end {
             // Mapping nothing in the last block of the GiB makes the tables that lead to it.
             let block = (at.as_u64() + BLOCK_1G - BLOCK_2M) as usize;
-            let made = self.0.map_range(
-                &MemoryRegion::new(block, block + BLOCK_2M as usize),
-                PhysicalAddress(block),
-                El23Attributes::empty(),
-                Constraints::empty(),
-            );
-            made.expect("a range of physical memory can be mapped");
-            self.trace(block, block + BLOCK_2M as usize);
+            let region = MemoryRegion::new(block, block + BLOCK_2M as usize);
+            // Where something is mapped there already the tables are there, and it must stay.
+            if !self.has_mapped(&region) {
+                let made = self.0.map_range(
+                    &region,
+                    PhysicalAddress(block),
+                    El23Attributes::empty(),
+                    Constraints::empty(),
+                );
+                made.expect("a range of physical memory can be mapped");
+                self.trace(block, block + BLOCK_2M as usize);
+            }
             at = Pa::new(at.as_u64() + BLOCK_1G);
         }
     }
