@@ -1,14 +1,17 @@
 //! Makes guest bundles: the manifest, compiled, and the files that it names, in one archive
 //! that a loader hands to Sluice as its initrd. `docs/manifest.md` says what stands in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fmt, fs};
 
+use regex::Regex;
+
 use crate::cpio::Archive;
+use crate::kernel;
 
 /// When a guest's memory is taken from the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,18 +140,28 @@ pub fn bundle(guests: &[Guest]) -> io::Result<Vec<u8>> {
     bundle_files(&manifest(guests), &files.into_values().collect::<Vec<_>>())
 }
 
-/// Makes a bundle of a manifest's source and the files that it names.
+/// Makes a bundle of a manifest's source and the files that it names, kernels unpacked ([`kernel::unpacked`]).
 ///
 /// # Errors
-/// What `dtc` says of the manifest, or a file that cannot be read; the error names it.
+/// What `dtc` says of the manifest, or a file that cannot be read or is no kernel; the error names it.
 pub fn bundle_files(manifest: &str, files: &[PathBuf]) -> io::Result<Vec<u8>> {
     let mut archive = Archive::new();
     archive.file("manifest.dtb", &compile(manifest)?, false);
+    let property = Regex::new(r#"\bkernel\s*=\s*"([^"]*)""#).expect("the pattern is well-formed");
+    let kernels: BTreeSet<&str> =
+        property.captures_iter(manifest).filter_map(|found| Some(found.get(1)?.as_str())).collect();
     for path in files {
         let contents = fs::read(path).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
-        archive.file(&file_name(path), &contents, false);
+        let name = file_name(path);
+        let contents = if kernels.contains(name.as_str()) {
+            kernel::unpacked(contents)
+                .map_err(|error| io::Error::other(format!("kernel {}: {error}", path.display())))?
+        } else {
+            contents
+        };
+        archive.file(&name, &contents, false);
     }
     Ok(archive.finish())
 }

@@ -14,6 +14,7 @@ pub mod failure;
 pub mod flat_image;
 pub mod initramfs;
 pub mod instructions;
+pub mod kernel;
 pub mod machine;
 pub mod matrix;
 pub mod monitor;

@@ -57,6 +57,9 @@ fn load(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width) ->
         console::room_again();
         return Some(value);
     }
+    if layout::FLASH.contains(&ipa) {
+        return Some(0);
+    }
     let offset = offset(&layout::VIRTIO, ipa)?;
     let register = offset % layout::VIRTIO_SLOT_SIZE;
     let slot = (offset / layout::VIRTIO_SLOT_SIZE) as usize;
@@ -77,7 +80,7 @@ fn store(system: &'static System, loaded: &mut Loaded, ipa: Ipa, width: Width, v
         }
         return true;
     }
-    let Some(offset) = offset(&layout::VIRTIO, ipa) else { return false };
+    let Some(offset) = offset(&layout::VIRTIO, ipa) else { return layout::FLASH.contains(&ipa) };
     let register = offset % layout::VIRTIO_SLOT_SIZE;
     let slot = (offset / layout::VIRTIO_SLOT_SIZE) as usize;
     guest.write_slot(system, slot, register, width, value);

@@ -18,6 +18,8 @@ pub struct Image {
     pub offset: u64,
     /// What it takes from there in bytes, .bss included.
     pub size: u64,
+    /// It has no header. It may be firmware for QEMU's `virt`, which finds the device tree at the start of memory.
+    pub flat: bool,
 }
 
 /// Why a kernel cannot be loaded.
@@ -78,11 +80,11 @@ impl Image {
             // Before Linux 3.17 the size was 0, and the offset what it was by custom.
             let (offset, image_size) =
                 if image_size == 0 { (FLAT_OFFSET, size) } else { (text_offset, image_size) };
-            return Ok(Self { offset, size: image_size.max(size) });
+            return Ok(Self { offset, size: image_size.max(size), flat: false });
         }
         match unsuitable(kernel) {
             Some(what) => Err(ImageError::Format(what)),
-            None => Ok(Self { offset: FLAT_OFFSET, size }),
+            None => Ok(Self { offset: FLAT_OFFSET, size, flat: true }),
         }
     }
 }
@@ -128,6 +130,7 @@ impl Placement {
     /// next multiple of 2 MiB: it is at a multiple of 8 bytes, crosses no multiple of 2 MiB (Linux
     /// before 4.2 needs that), and shares no block with the kernel. The initrd follows the device
     /// tree at a multiple of 4 KiB; what a bundle can hold, 4 GiB, is within 32 GiB of the kernel.
+    /// For a flat binary the device tree is at the start of memory instead.
     ///
     /// # Errors
     ///
@@ -145,10 +148,13 @@ impl Placement {
         Ok(Self {
             kernel: at(image.offset),
             initrd: (initrd > 0).then(|| at(initrd_start)..at(end)),
-            device_tree: at(tree),
+            device_tree: at(if image.flat { 0 } else { tree }),
         })
     }
 }
+
+// What lies below a flat binary has room for it.
+const _: () = assert!(DEVICE_TREE_MAX <= FLAT_OFFSET);
 
 #[cfg(test)]
 mod tests {
@@ -167,10 +173,13 @@ mod tests {
     fn a_header_is_believed_and_a_flat_binary_goes_where_qemu_puts_it() {
         assert_eq!(
             Image::parse(&header(0, 0x20_0000, 0xa)),
-            Ok(Image { offset: 0, size: 0x20_0000 })
+            Ok(Image { offset: 0, size: 0x20_0000, flat: false })
         );
-        assert_eq!(Image::parse(&[0; 100]), Ok(Image { offset: 0x8_0000, size: 100 }));
-        assert_eq!(Image::parse(&header(0, 0, 0)), Ok(Image { offset: 0x8_0000, size: 64 }));
+        assert_eq!(Image::parse(&[0; 100]), Ok(Image { offset: 0x8_0000, size: 100, flat: true }));
+        assert_eq!(
+            Image::parse(&header(0, 0, 0)),
+            Ok(Image { offset: 0x8_0000, size: 64, flat: false })
+        );
     }
 
     #[test]
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn nothing_overlaps() {
-        let image = Image { offset: 0, size: 33 << 20 };
+        let image = Image { offset: 0, size: 33 << 20, flat: false };
         let placed = Placement::find(image, 5 << 20, 512 << 20).expect("it fits");
         let initrd = placed.initrd.expect("there is one");
         assert!(placed.device_tree.as_u64() >= placed.kernel.as_u64() + image.size);
@@ -212,19 +221,33 @@ mod tests {
         let memory = least - BLOCK_2M;
         let error = Placement::find(image, 5 << 20, memory).expect_err("it does not fit");
         assert_eq!(error, ImageError::TooLarge { wanted, memory });
-        assert!(Placement::find(Image { offset: u64::MAX, size: 2 }, 0, 1 << 30).is_err());
-        assert!(Placement::find(Image { offset: 0, size: u64::MAX - 5 }, 0, 1 << 30).is_err());
+        assert!(
+            Placement::find(Image { offset: u64::MAX, size: 2, flat: false }, 0, 1 << 30).is_err()
+        );
+        assert!(
+            Placement::find(Image { offset: 0, size: u64::MAX - 5, flat: false }, 0, 1 << 30)
+                .is_err()
+        );
         assert!(Placement::find(image, u64::MAX, 1 << 30).is_err());
         // What ends in the last page that a number can name must not come round to 0.
-        let last = Image { offset: 0, size: u64::MAX - BLOCK_2M };
+        let last = Image { offset: 0, size: u64::MAX - BLOCK_2M, flat: false };
         assert!(Placement::find(last, BLOCK_2M - DEVICE_TREE_MAX - 1, 1 << 30).is_err());
+    }
+
+    #[test]
+    fn a_flat_binary_has_the_device_tree_at_the_start_of_memory() {
+        let image = Image::parse(&[0; 100]).expect("it may be anything");
+        let placed = Placement::find(image, 1, 64 << 20).expect("it fits");
+        assert_eq!(placed.device_tree, RAM_START);
+        assert!(placed.device_tree.as_u64() + DEVICE_TREE_MAX <= placed.kernel.as_u64());
+        assert!(placed.initrd.expect("there is one").start.as_u64() > placed.kernel.as_u64() + 100);
     }
 
     #[test]
     fn the_boot_protocol_is_kept() {
         for size in [1, BLOCK_2M - 1, BLOCK_2M, 37 << 20] {
             for offset in [0, FLAT_OFFSET] {
-                let image = Image { offset, size };
+                let image = Image { offset, size, flat: false };
                 let placed = Placement::find(image, 1, 64 << 20).expect("it fits");
                 assert_eq!(placed.kernel.as_u64() % BLOCK_2M, offset);
                 let tree = placed.device_tree.as_u64();
@@ -234,7 +257,10 @@ mod tests {
                 assert!(initrd.start.is_aligned(PAGE_SIZE));
             }
         }
-        assert_eq!(Placement::find(Image { offset: 0, size: 1 }, 0, 4 << 20).unwrap().initrd, None);
+        assert_eq!(
+            Placement::find(Image { offset: 0, size: 1, flat: false }, 0, 4 << 20).unwrap().initrd,
+            None
+        );
     }
 
     proptest::proptest! {
@@ -246,7 +272,7 @@ mod tests {
             blocks in 1u64..2048,
         ) {
             let memory = blocks * BLOCK_2M;
-            let Ok(placed) = Placement::find(Image { offset, size }, initrd, memory) else {
+            let Ok(placed) = Placement::find(Image { offset, size, flat: false }, initrd, memory) else {
                 // Two blocks beside the images are always enough.
                 assert!(offset + size + initrd + 2 * BLOCK_2M > memory);
                 return Ok(());

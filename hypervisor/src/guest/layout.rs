@@ -7,6 +7,8 @@ const fn range(start: u64, size: u64) -> IpaRange {
     Ipa::new(start)..Ipa::new(start + size)
 }
 
+/// The flash bank in which firmware keeps its variables: empty, reads as zero, and writes are ignored.
+pub const FLASH: IpaRange = range(0x0400_0000, 0x0400_0000);
 /// The GIC's distributor.
 pub const DISTRIBUTOR: IpaRange = range(0x0800_0000, 0x1_0000);
 /// The CPU interface of a GICv2: two pages, which are the machine's own GICV.

@@ -87,7 +87,7 @@ fn guest(options: &[&str]) -> Result<Guest, String> {
             "memory" => guest.memory = parse_size(value)?,
             "maximum-memory" => guest.maximum_memory = Some(parse_size(value)?),
             "minimum-memory" => guest.minimum_memory = Some(parse_size(value)?),
-            "kernel" => guest.kernel = kernel(value)?,
+            "kernel" => guest.kernel = file("kernel", value)?,
             "initrd" => guest.initrd = Some(file("initrd", value)?),
             "command-line" => guest.command_line = value.into(),
             "population" if value == "lazy" => guest.population = Population::Lazy,
@@ -99,28 +99,6 @@ fn guest(options: &[&str]) -> Result<Guest, String> {
         return Err("kernel: none given".into());
     }
     Ok(guest)
-}
-
-/// A kernel that Sluice can start: the loader knows Images and flat binaries, nothing packed.
-fn kernel(path: &str) -> Result<PathBuf, String> {
-    let found = file("kernel", path)?;
-    let start = fs::read(path).map_err(|error| format!("kernel {path}: {error}"))?;
-    let unsuitable = |what: &str| Err(format!("kernel {path}: {what}; wanted: an arm64 Image"));
-    match start.as_slice() {
-        [] => unsuitable("empty"),
-        [0x1f, 0x8b, ..] => unsuitable("compressed by gzip, unpack it first"),
-        [0xfd, b'7', b'z', ..] => unsuitable("compressed by xz, unpack it first"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => unsuitable("compressed by zstd, unpack it first"),
-        [0x7f, b'E', b'L', b'F', ..] => unsuitable("an ELF file"),
-        [b'M', b'Z', _, _, b'z', b'i', b'm', b'g', ..] => {
-            unsuitable("an EFI program that unpacks its kernel itself")
-        }
-        bytes if bytes.get(0x202..0x206) == Some(b"HdrS") => unsuitable("an x86 kernel"),
-        [b'M', b'Z', ..] if start.get(0x38..0x3c) != Some(b"ARM\x64") => {
-            unsuitable("an EFI program of another machine")
-        }
-        _ => Ok(found),
-    }
 }
 
 fn file(what: &str, path: &str) -> Result<PathBuf, String> {

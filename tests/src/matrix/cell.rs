@@ -1,18 +1,22 @@
 //! One cell: a machine, and a guest that boots there, gives memory, gets it back, gets more, and goes.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use super::board::Board;
 use super::by_console;
 use super::emulator::Emulator;
 use super::loader::ARGUMENTS;
-use crate::artefacts::{build, linux};
+use crate::artefacts::{build, linux, u_boot};
 use crate::bundle::{Guest, bundle};
 use crate::ensure;
 use crate::failure::{Failure, Outcome};
-use crate::machine::{COMMAND, Machine, Plan};
+use crate::machine::{BOOT, COMMAND, Machine, Plan};
 use crate::monitor::number;
 
 const MIB: u64 = 1 << 20;
@@ -31,6 +35,10 @@ const MOVE: Duration = Duration::from_secs(240);
 pub enum Kernel {
     /// A kernel of Debian's, by its name in the cache.
     Debian(&'static str),
+    /// The same, compressed by gzip.
+    Packed(&'static str),
+    /// Debian's U-Boot.
+    UBoot,
 }
 
 /// A machine and a guest.
@@ -60,9 +68,29 @@ pub enum Verdict {
 
 impl Kernel {
     /// What the table calls it.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Self::Debian(name) => name,
+            Self::Debian(name) => name.into(),
+            Self::Packed(name) => format!("{name}, by gzip"),
+            Self::UBoot => "U-Boot".into(),
+        }
+    }
+
+    /// A guest that boots it.
+    fn guest(self) -> Outcome<Guest> {
+        match self {
+            Self::Debian(name) => linux(name),
+            Self::Packed(name) => {
+                let mut guest = linux(name)?;
+                let packed = build().join(format!("matrix/Image-{name}.gz"));
+                fs::create_dir_all(build().join("matrix"))?;
+                let mut gzip = GzEncoder::new(File::create(&packed)?, Compression::fast());
+                gzip.write_all(&fs::read(&guest.kernel)?)?;
+                gzip.finish()?;
+                guest.kernel = packed;
+                Ok(guest)
+            }
+            Self::UBoot => Ok(Guest::new("linux", &u_boot()?)),
         }
     }
 }
@@ -71,7 +99,9 @@ impl Cell {
     /// What it is called, in one line.
     pub fn name(&self) -> String {
         let Self { cpu, cpus, memory, .. } = self;
-        format!("{}, {cpus} x {cpu}, {memory} MiB, Linux {}", self.board.name, self.kernel.name())
+        let (board, kernel) = (self.board.name, self.kernel.name());
+        let kind = if self.kernel == Kernel::UBoot { "" } else { "Linux " };
+        format!("{board}, {cpus} x {cpu}, {memory} MiB, {kind}{kernel}")
     }
 
     /// The guest's memory in bytes: half of the machine's, as more is plugged.
@@ -85,7 +115,7 @@ impl Cell {
     }
 
     fn guest(&self) -> Outcome<Guest> {
-        let mut guest = linux(self.kernel.name())?;
+        let mut guest = self.kernel.guest()?;
         guest.vcpus = self.cpus;
         guest.memory = self.guest_memory();
         guest.maximum_memory = Some(guest.memory + self.more());
@@ -116,6 +146,11 @@ impl Cell {
         let cpus = machine.expect(r"(\d+) CPUs, ", COMMAND)?[1].parse::<u32>().ok();
         ensure!(cpus == Some(self.cpus - self.board.without), "it has {cpus:?} CPUs");
         let features = machine.expect(r"CPU: ([^\r\n]*)[\r\n]", COMMAND)?;
+        if self.kernel == Kernel::UBoot {
+            self.commands_u_boot(&mut machine, &guest)?;
+            self.is_gone(&mut machine)?;
+            return Ok(Verdict::Well(features[1].clone()));
+        }
         let said = machine.shell()?;
         let all = machine.console.all();
         ensure!(!all.contains("not turned on"), "a CPU was not turned on");
@@ -133,12 +168,30 @@ impl Cell {
         self.moves(&mut machine, "unplug")?;
         machine.audit_at_rest(1)?;
         machine.power_off_guest()?;
+        self.is_gone(&mut machine)?;
+        Ok(Verdict::Well(features[1].clone()))
+    }
+
+    /// Stops U-Boot before it looks for a system, asks what memory it has, and has it turn its machine off.
+    fn commands_u_boot(&self, machine: &mut Machine, guest: &Guest) -> Outcome {
+        machine.expect("Hit any key to stop autoboot", BOOT)?;
+        machine.type_text("\r")?;
+        machine.expect("=> ", BOOT)?;
+        machine.type_text("bdinfo\r")?;
+        let size = machine.expect(r"-> size\s+= 0x([0-9a-f]+)", COMMAND)?;
+        let size = u64::from_str_radix(&size[1], 16).unwrap_or_default();
+        ensure!(size == guest.memory, "U-Boot found {size} bytes of memory");
+        machine.type_text("poweroff\r")
+    }
+
+    /// Waits until the guest is off, and has nothing.
+    fn is_gone(&self, machine: &mut Machine) -> Outcome {
         machine.control()?.event("off", COMMAND)?;
         let owners = machine.owners_at_rest()?;
         ensure!(owners.guest("linux") == 0, "it is off and owns {} bytes", owners.guest("linux"));
         ensure!(owners.accounted() == owners.total, "lost: {owners:?}");
         machine.audit()?;
-        Ok(Verdict::Well(features[1].clone()))
+        Ok(())
     }
 
     /// Has all that can be plugged plugged or unplugged. What a busy guest has in use it gives at the second or third time.

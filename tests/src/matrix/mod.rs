@@ -58,6 +58,8 @@ pub fn cells() -> Vec<Cell> {
             cells.push(Cell { cpu, kernel: Kernel::Debian(kernel), ..BASE });
         }
     }
+    cells.push(Cell { kernel: Kernel::Packed("6.12"), ..BASE });
+    cells.push(Cell { kernel: Kernel::UBoot, ..BASE });
     for board in board::OTHERS {
         let memory = board.memory.unwrap_or(BASE.memory);
         let (cpu, cpus) = board.cpus.unwrap_or((BASE.cpu, 4));

@@ -85,14 +85,14 @@ fn guests_are_as_written() {
     assert_eq!(linux.memory, 1 << 30);
     assert_eq!(linux.maximum_memory, 2 << 30);
     assert_eq!(linux.kernel, kernel());
-    assert_eq!(linux.image, Image { offset: 0, size: 0x200_0000 });
+    assert_eq!(linux.image, Image { offset: 0, size: 0x200_0000, flat: false });
     assert_eq!(linux.initrd, b"070701");
     assert_eq!(linux.command_line, "console=ttyAMA0 quiet");
     assert_eq!(linux.population, Population::Eager);
     assert!(!linux.held);
     assert_eq!((stub.vcpus, stub.memory, stub.maximum_memory), (1, 4 << 20, 4 << 20));
     assert_eq!((linux.minimum_memory, stub.minimum_memory), (linux.memory / 4, 1 << 20));
-    assert_eq!(stub.image, Image { offset: 0x8_0000, size: 4 });
+    assert_eq!(stub.image, Image { offset: 0x8_0000, size: 4, flat: true });
     assert_eq!((stub.initrd, stub.command_line.as_str()), (&[][..], ""));
     assert_eq!(stub.placement.initrd, None);
     assert_eq!(stub.population, Population::Lazy);
