@@ -17,7 +17,7 @@ fn what_is_asked_of_sluice_holds_on_the_machine_itself() -> Outcome {
     guest.memory = 512 << 20;
     let mut machine = Plan::bare("plain", &guest)?.start()?;
     machine.expect(r"stub: ready .*entered at EL1", PATIENCE)?;
-    machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+    machine.expect(r"stub: done (\d+) (\d+)\s", PATIENCE)?;
     let status = machine.wait_for_end(COMMAND)?;
     ensure!(status.success(), "QEMU ended with {status}");
     let said = machine.console.all();

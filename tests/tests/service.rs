@@ -19,7 +19,7 @@ fn stub_tests(name: &str, vcpus: u32) -> Outcome {
     guest.maximum_memory = Some(512 * MIB);
     let plan = Plan::new(name, &[guest])?.cpus(vcpus.max(2)).append("when-off=stay");
     let mut machine = plan.start()?;
-    let said = machine.expect(r"stub: done (\d+) (\d+)", BOOT)?;
+    let said = machine.expect(r"stub: done (\d+) (\d+)\s", BOOT)?;
     let all = machine.console.all();
     let failed: Vec<&str> = all.lines().filter(|line| line.starts_with("fail ")).collect();
     ensure!(failed.is_empty(), "failed in the guest:\n  {}", failed.join("\n  "));

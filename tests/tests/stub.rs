@@ -51,7 +51,7 @@ fn run_on(
     machine.ask(&format!("plug stub {}M", PLUGGED / MIB))?;
     machine.ask("start stub")?;
     machine.expect(r"stub: ready", PATIENCE)?;
-    machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+    machine.expect(r"stub: done (\d+) (\d+)\s", PATIENCE)?;
     machine.wait_for_end(COMMAND)?;
     let said = machine.console.all();
     let lines = |word: &str| -> Vec<String> {

@@ -178,7 +178,7 @@ impl Cell {
         machine.type_text("\r")?;
         machine.expect("=> ", BOOT)?;
         machine.type_text("bdinfo\r")?;
-        let size = machine.expect(r"-> size\s+= 0x([0-9a-f]+)", COMMAND)?;
+        let size = machine.expect(r"-> size\s+= 0x([0-9a-f]+)\s", COMMAND)?;
         let size = u64::from_str_radix(&size[1], 16).unwrap_or_default();
         ensure!(size == guest.memory, "U-Boot found {size} bytes of memory");
         machine.type_text("poweroff\r")

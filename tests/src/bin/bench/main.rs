@@ -85,7 +85,7 @@ fn measure(model: &str, orders: &str, cpus: u32) -> Outcome<String> {
     guest.memory = 512 * MIB;
     let plan = Plan::new(&format!("bench-{model}-{cpus}"), &[guest])?.cpu(model).cpus(cpus);
     let mut machine = plan.counting().start()?;
-    machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+    machine.expect(r"stub: done (\d+) (\d+)\s", PATIENCE)?;
     Ok(machine.console.all())
 }
 

@@ -24,7 +24,7 @@ pub fn peer() -> Outcome {
         .get(1)
         .and_then(|hertz| hertz.parse().ok())
         .ok_or_else(|| Failure::new("the stub has no counter"))?;
-    machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+    machine.expect(r"stub: done (\d+) (\d+)\s", PATIENCE)?;
     let said = machine.console.all();
     let measured: Vec<(&str, f64)> =
         said.lines().filter_map(|line| crate::measurement(line, 1e9 / hertz)).collect();

@@ -84,7 +84,7 @@ fn exits() -> Outcome {
             .cpus(1)
             .counting()
             .start()?;
-        machine.expect(r"stub: done (\d+) (\d+)", PATIENCE)?;
+        machine.expect(r"stub: done (\d+) (\d+)\s", PATIENCE)?;
         let said = machine.console.all();
         let measured: Vec<(&str, f64)> =
             said.lines().filter_map(|at| measurement(at, 1.0)).collect();
