@@ -59,13 +59,12 @@ pub fn run(input: &[u8]) {
         assert!(guest.command_line.len() <= MAX_COMMAND_LINE);
         let at = |address: sluice::addr::Ipa| address.as_u64() - RAM_START.as_u64();
         let placed = &guest.placement;
-        let tree = at(placed.device_tree);
-        assert!(at(placed.kernel) + guest.image.size <= tree, "the kernel meets its tree");
-        let end = placed.initrd.as_ref().map_or(tree + DEVICE_TREE_MAX, |initrd| {
-            assert!(tree + DEVICE_TREE_MAX <= at(initrd.start), "the tree meets the initrd");
-            at(initrd.end)
-        });
-        assert!(end <= guest.memory, "images outside of memory");
+        let (kernel, tree) = (at(placed.kernel), at(placed.device_tree));
+        let mut pieces = vec![(kernel, kernel + guest.image.size), (tree, tree + DEVICE_TREE_MAX)];
+        pieces.extend(placed.initrd.as_ref().map(|initrd| (at(initrd.start), at(initrd.end))));
+        pieces.sort_unstable();
+        assert!(pieces.windows(2).all(|two| two[0].1 <= two[1].0), "two overlap: {pieces:x?}");
+        assert!(pieces.iter().all(|piece| piece.1 <= guest.memory), "images outside of memory");
         let machine = loader::describe(guest, Version::V3, true);
         assert!(machine.bytes().len() as u64 <= DEVICE_TREE_MAX);
     }
