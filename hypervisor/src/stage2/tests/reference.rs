@@ -10,7 +10,7 @@ use super::super::{AddError, Fill, Mark, PopulateError, Populated, Run, Space, T
 use super::evacuate::{All, online};
 use super::operations::{EXTENT, Op, RAM_BYTES, REGIONS, op};
 use super::*;
-use crate::addr::{Frame, PAGE_SIZE};
+use crate::addr::{Frame, PAGE_SIZE, PaRange};
 use crate::arch::cpu::{self, CpuId};
 use crate::arch::tlb;
 use crate::epoch::Pin;
@@ -59,13 +59,24 @@ thread_local! {
     /// The memory of tests that have passed, by its size, so that not every test needs its own: the
     /// next finds it full of left-over bytes.
     static USED: RefCell<HashMap<u64, &'static Memory>> = RefCell::default();
+    /// Where that is. Of a test that failed, nothing else can be used again, and a failure is looked for in hundreds of
+    /// shorter tests.
+    static RANGES: RefCell<HashMap<u64, PaRange>> = RefCell::default();
+}
+
+/// Makes memory of `bytes` where this thread had it before.
+fn memory_again(bytes: u64) -> &'static Memory {
+    let range = RANGES.with_borrow_mut(|ranges| {
+        ranges.entry(bytes).or_insert_with(|| arch::memory::take(bytes, BLOCK_2M)).clone()
+    });
+    host::memory_in(range)
 }
 
 impl Test {
     /// Does all of `ops` in `bytes` of memory.
     pub(super) fn run(bytes: u64, ops: &[(Op, Option<u64>)]) {
         let used = USED.with_borrow_mut(|used| used.remove(&bytes));
-        let memory = used.unwrap_or_else(|| memory(bytes));
+        let memory = used.unwrap_or_else(|| memory_again(bytes));
         let mut test = Self::new(memory);
         for (op, successes) in ops {
             test.step(op, *successes);
